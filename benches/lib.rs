@@ -1,0 +1,1 @@
+//! Criterion benchmarks of the kernels and of whole forward passes; see `benches/`.

@@ -1,0 +1,150 @@
+//! Which instruction sets there are, which of them this machine has, and how one is chosen.
+
+use crate::Error;
+use std::fmt;
+use std::sync::OnceLock;
+
+/// An instruction set that this machine has. The only ways to get one check that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Isa(Which);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Which {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The environment variable that forces an instruction set by name.
+    pub const VARIABLE: &str = "PYTHIA_ISA";
+
+    /// Every instruction set that this machine has, best last.
+    pub fn available() -> &'static [Isa] {
+        static FOUND: OnceLock<Vec<Isa>> = OnceLock::new();
+        FOUND.get_or_init(|| {
+            let mut found = vec![Isa(Which::Portable)];
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c");
+                if avx2 {
+                    found.push(Isa(Which::Avx2));
+                }
+                let avx512 = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl");
+                if avx2 && avx512 {
+                    found.push(Isa(Which::Avx512));
+                }
+            }
+            found
+        })
+    }
+
+    /// The best instruction set of this machine.
+    pub fn best() -> Isa {
+        Self::available()[Self::available().len() - 1]
+    }
+
+    /// The instruction set called `portable`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// If this machine or build does not have it.
+    pub fn named(name: &str) -> Result<Isa, Error> {
+        Self::available().iter().copied().find(|isa| isa.name() == name).ok_or_else(|| Error::Isa {
+            name: name.to_owned(),
+            available: Self::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// What `PYTHIA_ISA` names, or the best there is where it is not set.
+    ///
+    /// # Errors
+    /// If the variable names an instruction set that is not available.
+    pub fn from_env() -> Result<Isa, Error> {
+        match std::env::var(Self::VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::named(&name),
+            _ => Ok(Self::best()),
+        }
+    }
+
+    /// `portable`, `avx2` or `avx512`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Which::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx512 => "avx512",
+        }
+    }
+
+    pub(crate) fn which(self) -> Which {
+        self.0
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Stamps a generic kernel body out for every instruction set.
+///
+/// `stamp! { pub fn name[W: Element](arguments) -> Type = body; }` makes `name::<W>(isa, arguments)`, which calls
+/// `body::<S, W>(simd, arguments)` compiled for the instruction set `isa`. The body must be `#[inline(always)]`:
+/// that is how it comes to be compiled with the instruction set's features.
+macro_rules! stamp {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $([$($g:ident : $bound:path),*])? ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:path;
+    )*) => { $(
+        $(#[$meta])*
+        $vis fn $name $(<$($g: $bound),*>)? (isa: $crate::Isa, $($arg: $ty),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2 $(<$($g: $bound),*>)? (simd: $crate::simd::Avx2, $($arg: $ty),*) $(-> $out)? {
+                $body(simd, $($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512 $(<$($g: $bound),*>)? (simd: $crate::simd::Avx512, $($arg: $ty),*) $(-> $out)? {
+                $body(simd, $($arg),*)
+            }
+            match isa.which() {
+                $crate::simd::Which::Portable => $body($crate::simd::Portable, $($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
+                $crate::simd::Which::Avx2 => unsafe { avx2 $(::<$($g),*>)? ($crate::simd::Avx2::new(), $($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::simd::Which::Avx512 => unsafe { avx512 $(::<$($g),*>)? ($crate::simd::Avx512::new(), $($arg),*) },
+            }
+        }
+    )* };
+}
+pub(crate) use stamp;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_the_instruction_set() {
+        for &isa in Isa::available() {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn an_absent_instruction_set_is_an_error_that_names_what_there_is() {
+        let message = Isa::named("sse9").unwrap_err().to_string();
+        assert!(message.contains("`sse9`") && message.contains("portable"), "{message}");
+    }
+}

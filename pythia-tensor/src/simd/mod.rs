@@ -1,0 +1,104 @@
+//! One vocabulary of vector operations, and the instruction sets it is stamped out for.
+//!
+//! A kernel body is written once, generic over [`Simd`], and marked `#[inline(always)]`; [`stamp!`] makes of it one
+//! function per instruction set and a front that chooses at run time by [`Isa`]. The vector length is the
+//! instruction set's own ([`Simd::LANES`]), so sums may differ in their last bits from one instruction set to
+//! another, never from one call to another.
+
+mod isa;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub use isa::Isa;
+pub(crate) use isa::{Which, stamp};
+pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+use half::{bf16, f16};
+
+/// Vector operations on `f32` lanes. A value of an implementing type is the proof that the machine has the
+/// instructions: it can only be made where they were detected.
+///
+/// The methods are safe because of that proof and because loads and stores check their slices.
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// A vector of `LANES` numbers.
+    type F32: Copy;
+
+    /// Numbers in a vector: 4, 8 or 16.
+    const LANES: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load(self, x: &[f32]) -> Self::F32;
+    /// The first `LANES` elements, widened. Panics if there are fewer.
+    fn load_f16(self, x: &[f16]) -> Self::F32;
+    /// The first `LANES` elements, widened. Panics if there are fewer.
+    fn load_bf16(self, x: &[bf16]) -> Self::F32;
+    /// Writes all lanes to the first `LANES` elements. Panics if there are fewer.
+    fn store(self, v: Self::F32, out: &mut [f32]);
+
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once where the machine can (not on [`Portable`]).
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The larger of each pair; `b` where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller of each pair; `b` where either is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Without the sign.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// `magnitude` (which must not be negative) with the sign bit of `sign`.
+    fn copy_sign(self, magnitude: Self::F32, sign: Self::F32) -> Self::F32;
+    /// The nearest integer, ties to even.
+    fn round(self, a: Self::F32) -> Self::F32;
+    /// `then` in lanes where `a < b`, else `otherwise` (also where either is NaN).
+    fn select_lt(self, a: Self::F32, b: Self::F32, then: Self::F32, otherwise: Self::F32) -> Self::F32;
+    /// `a * 2^n` for integers `n` in [-252, 252], rounded once at the end when the result is subnormal.
+    fn scale_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
+
+    /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
+    fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
+    /// The largest lane. No lane may be NaN.
+    fn reduce_max(self, v: Self::F32) -> f32;
+
+    /// The sum of all lanes, in the order of [`Simd::sum4`].
+    #[inline(always)]
+    fn sum(self, v: Self::F32) -> f32 {
+        self.sum4([v; 4])[0]
+    }
+
+    /// All lanes zero.
+    #[inline(always)]
+    fn zero(self) -> Self::F32 {
+        self.splat(0.0)
+    }
+
+    /// Like [`Simd::load`], with zeros after the end of a shorter slice.
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::F32 {
+        let mut lanes = [0.0; 16];
+        let n = x.len().min(Self::LANES);
+        lanes[..n].copy_from_slice(&x[..n]);
+        self.load(&lanes)
+    }
+
+    /// Like [`Simd::store`], without the lanes after the end of a shorter slice.
+    #[inline(always)]
+    fn store_part(self, v: Self::F32, out: &mut [f32]) {
+        let mut lanes = [0.0; 16];
+        self.store(v, &mut lanes);
+        let n = out.len().min(Self::LANES);
+        out[..n].copy_from_slice(&lanes[..n]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Whole-system tests: the shared loaders of reference data.
