@@ -52,6 +52,15 @@ pub trait Element: bytemuck::Pod + Send + Sync + 'static {
     /// # Panics
     /// If `x` is shorter than `S::LANES`.
     fn load<S: Simd>(simd: S, x: &[Self]) -> S::F32;
+
+    /// The elements of `x` in the first lanes, zeros in the others.
+    #[inline(always)]
+    fn load_part<S: Simd>(simd: S, x: &[Self]) -> S::F32 {
+        let mut lanes = [Self::zeroed(); 16];
+        let n = x.len().min(S::LANES);
+        lanes[..n].copy_from_slice(&x[..n]);
+        Self::load(simd, &lanes)
+    }
 }
 
 impl Element for f32 {

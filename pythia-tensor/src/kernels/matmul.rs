@@ -1,0 +1,287 @@
+//! `a · wᵀ`: rows of activations times rows of weights, as the weights lie on disk.
+//!
+//! Every output is a dot product over K, and is computed in one fixed order whatever the number of rows, so that a
+//! row's result does not depend on what else is in the batch:
+//!
+//! ```text
+//! for each block of KC elements:                        (blocks in order)
+//!     LANES partial sums run over the block             (fused multiply-add)
+//!     their sum in the order of Simd::sum4 is added     (one f32 addition)
+//! ```
+//!
+//! Up to four rows go through [`narrow`], which reads the weights once, straight from memory. More go through
+//! [`wide`]: a block of activations is packed so that the tile reads it in sequence, and each group of NR weight rows
+//! is widened once into the first-level cache and used for all rows of the block.
+
+use crate::simd::{Simd, stamp};
+use crate::{Element, Mat};
+
+/// Elements of K per block. Each output pays one reduction per block; a packed block of activations
+/// (`ROWS x KC`) must stay in the second-level cache.
+const KC: usize = 512;
+
+/// Rows of activations that one call of the kernel takes at most.
+pub(crate) const ROWS: usize = 256;
+
+/// The kernel's working memory, one per thread.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// A block of activations, `[rows / MR][KC / LANES][MR][LANES]`.
+    a: Vec<Line>,
+    /// A group of widened weight rows, `[KC / LANES][NR][LANES]`.
+    w: Vec<Line>,
+}
+
+/// Sixteen numbers at a cache line's start, so that no vector straddles two.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+fn at_least(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
+    let needed = len.div_ceil(16);
+    if lines.len() < needed {
+        lines.resize(needed, Line([0.0; 16]));
+    }
+    &mut bytemuck::cast_slice_mut(lines)[..len]
+}
+
+stamp! {
+    /// `out[m][n] = sum over k of a[m][k] * w[n][k]`; `w` is `[N, K]`, `out` is `[M, N]`, `M <= ROWS`.
+    pub(crate) fn dot_products[W: Element](a: Mat<'_>, w: &[W], out: &mut [f32], scratch: &mut Scratch) = dot_products_body;
+}
+
+/// The plain twin of the kernel: the same sums in `f64`, in order.
+pub fn matmul_reference<W: Element>(a: Mat<'_>, w: &[W]) -> Vec<f64> {
+    let row = |m| w.chunks(a.cols()).map(move |w| dot(a.row(m), w));
+    fn dot<W: Element>(a: &[f32], w: &[W]) -> f64 {
+        a.iter().zip(w).map(|(&a, w)| f64::from(a) * f64::from(w.to_f32())).sum()
+    }
+    (0..a.rows()).flat_map(row).collect()
+}
+
+#[inline(always)]
+fn dot_products_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], out: &mut [f32], scratch: &mut Scratch) {
+    assert!(a.rows() <= ROWS && w.len().is_multiple_of(a.cols()), "{a:?} times {} weights", w.len());
+    assert_eq!(out.len(), a.rows() * (w.len() / a.cols()), "outputs");
+    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
+    match (a.rows(), S::LANES) {
+        (0, _) => {}
+        (1, _) => narrow::<S, W, 1, 8>(s, a, w, out),
+        (2, 16) => narrow::<S, W, 2, 8>(s, a, w, out),
+        (3, 16) => narrow::<S, W, 3, 8>(s, a, w, out),
+        (4, 16) => narrow::<S, W, 4, 6>(s, a, w, out),
+        (2, _) => narrow::<S, W, 2, 4>(s, a, w, out),
+        (3, _) => narrow::<S, W, 3, 4>(s, a, w, out),
+        (4, _) => narrow::<S, W, 4, 2>(s, a, w, out),
+        (_, 16) => wide::<S, W, 4, 6>(s, a, w, out, scratch),
+        (_, _) => wide::<S, W, 3, 4>(s, a, w, out, scratch),
+    }
+}
+
+/// Sets a block's sum in the outputs, or adds it to the earlier blocks'.
+#[inline(always)]
+fn put(out: &mut f32, sum: f32, first: bool) {
+    *out = if first { sum } else { *out + sum };
+}
+
+/// The sums of `M * N` vectors (a multiple of four), row by row.
+#[inline(always)]
+fn reduce<S: Simd, const M: usize, const N: usize>(s: S, acc: [[S::F32; N]; M]) -> [[f32; N]; M] {
+    let mut out = [[0.0; N]; M];
+    let mut i = 0;
+    while i < M * N {
+        let at = |i: usize| acc[i / N][i % N];
+        let sums = s.sum4([at(i), at(i + 1), at(i + 2), at(i + 3)]);
+        for j in 0..4 {
+            out[(i + j) / N][(i + j) % N] = sums[j];
+        }
+        i += 4;
+    }
+    out
+}
+
+/// `M` rows of activations against `N` rows of weights at a time, both read in place.
+#[inline(always)]
+fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>, w: &[W], out: &mut [f32]) {
+    let k = a.cols();
+    let n = w.len() / k;
+    let a: [&[f32]; M] = std::array::from_fn(|i| a.row(i));
+    for n0 in (0..n).step_by(N) {
+        // Past the last row of weights, it is used again and its result dropped.
+        let w: [&[W]; N] = std::array::from_fn(|j| &w[(n0 + j).min(n - 1) * k..][..k]);
+        for k0 in (0..k).step_by(KC) {
+            let end = k.min(k0 + KC);
+            let whole = k0 + (end - k0) / S::LANES * S::LANES;
+            let mut acc = [[s.zero(); N]; M];
+            let mut at = k0;
+            while at < whole {
+                let a: [S::F32; M] = std::array::from_fn(|i| {
+                    // SAFETY: `at + LANES <= whole <= k`, the length of every row.
+                    s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) })
+                });
+                for j in 0..N {
+                    // SAFETY: as above.
+                    let w = W::load(s, unsafe { w[j].get_unchecked(at..at + S::LANES) });
+                    for i in 0..M {
+                        acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+                    }
+                }
+                at += S::LANES;
+            }
+            if whole < end {
+                for j in 0..N {
+                    let w = W::load_part(s, &w[j][whole..end]);
+                    for i in 0..M {
+                        acc[i][j] = s.mul_add(s.load_part(&a[i][whole..end]), w, acc[i][j]);
+                    }
+                }
+            }
+            let sums = reduce(s, acc);
+            for i in 0..M {
+                for j in 0..N.min(n - n0) {
+                    put(&mut out[i * n + n0 + j], sums[i][j], k0 == 0);
+                }
+            }
+        }
+    }
+}
+
+/// Any number of rows, through packed copies.
+#[inline(always)]
+fn wide<S: Simd, W: Element, const MR: usize, const NR: usize>(
+    s: S,
+    a: Mat<'_>,
+    w: &[W],
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let (m, k) = (a.rows(), a.cols());
+    let n = w.len() / k;
+    for k0 in (0..k).step_by(KC) {
+        let block = k0..k.min(k0 + KC);
+        let steps = block.len().div_ceil(S::LANES);
+        let packed = at_least(&mut scratch.a, m.next_multiple_of(MR) * steps * S::LANES);
+        for (i, panel) in packed.chunks_exact_mut(MR * steps * S::LANES).enumerate() {
+            pack::<S, f32, MR>(s, |r| (i * MR + r < m).then(|| &a.row(i * MR + r)[block.clone()]), panel);
+        }
+        let widened = at_least(&mut scratch.w, NR * steps * S::LANES);
+        for n0 in (0..n).step_by(NR) {
+            pack::<S, W, NR>(s, |r| (n0 + r < n).then(|| &w[(n0 + r) * k..][block.clone()]), widened);
+            for (i, panel) in packed.chunks_exact(MR * steps * S::LANES).enumerate() {
+                let sums = tile::<S, MR, NR>(s, panel, widened);
+                let rows = &mut out[i * MR * n..];
+                for (row, sums) in rows.chunks_mut(n).zip(&sums) {
+                    for (out, &sum) in row[n0..].iter_mut().zip(sums) {
+                        put(out, sum, k0 == 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Lays `R` rows side by side, `[steps][R][LANES]`, widened; absent rows and the end of the last step are zeros.
+#[inline(always)]
+fn pack<'w, S: Simd, W: Element, const R: usize>(
+    s: S,
+    row: impl Fn(usize) -> Option<&'w [W]>,
+    out: &mut [f32],
+) {
+    for r in 0..R {
+        let lanes = out.chunks_exact_mut(S::LANES).skip(r).step_by(R);
+        if let Some(row) = row(r) {
+            let whole = row.chunks_exact(S::LANES);
+            let rest = whole.remainder();
+            let mut lanes = lanes;
+            for (x, out) in whole.zip(&mut lanes) {
+                s.store(W::load(s, x), out);
+            }
+            if let (false, Some(out)) = (rest.is_empty(), lanes.next()) {
+                s.store(W::load_part(s, rest), out);
+            }
+        } else {
+            lanes.for_each(|out| s.store(s.zero(), out));
+        }
+    }
+}
+
+/// The dot products of `MR` packed rows with `NR` packed rows over one block.
+#[inline(always)]
+fn tile<S: Simd, const MR: usize, const NR: usize>(s: S, a: &[f32], w: &[f32]) -> [[f32; NR]; MR] {
+    let mut acc = [[s.zero(); NR]; MR];
+    for (a, w) in a.chunks_exact(MR * S::LANES).zip(w.chunks_exact(NR * S::LANES)) {
+        let a: [S::F32; MR] = std::array::from_fn(|i| s.load(&a[i * S::LANES..]));
+        for j in 0..NR {
+            let w = s.load(&w[j * S::LANES..]);
+            for i in 0..MR {
+                acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+            }
+        }
+    }
+    reduce(s, acc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    fn numbers(seed: u64, len: usize) -> Vec<f32> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// A dot product of K terms in f32 differs from the exact one by at most `(K/LANES + lanes' tree + blocks + 1) * u *
+    /// sum |a w|` (Higham, section 3.1); K + 8 stands for all of that on every instruction set.
+    fn check<W: Element>(isa: Isa, m: usize, n: usize, k: usize, seed: u64) {
+        let a = numbers(seed, m * k);
+        let w: Vec<W> = numbers(!seed, n * k).into_iter().map(W::from_f32).collect();
+        let mut out = vec![f32::NAN; m * n];
+        dot_products::<W>(isa, Mat::new(&a, k), &w, &mut out, &mut Scratch::default());
+        let want = matmul_reference(Mat::new(&a, k), &w);
+        for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+            let terms = a[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
+            let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w.to_f32()).abs())).sum();
+            let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+            assert!((f64::from(got) - want).abs() <= bound, "{isa} {} {m}x{n}x{k} at {i}: {got} {want}", W::DTYPE);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn matches_the_reference_for_odd_shapes(m in 1..20_usize, n in 1..40_usize, k in 1..1100_usize, seed: u64) {
+            for &isa in Isa::available() {
+                check::<f32>(isa, m, n, k, seed);
+                check::<f16>(isa, m, n, k, seed);
+                check::<bf16>(isa, m, n, k, seed);
+            }
+        }
+
+        /// The promise that everything above rests on: a row's bits are its own.
+        #[test]
+        fn a_row_has_the_same_bits_in_any_company(m in 2..20_usize, n in 1..30_usize, k in 1..1100_usize, seed: u64) {
+            let a = numbers(seed, m * k);
+            let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
+            for &isa in Isa::available() {
+                let run = |a: &[f32], w: &[f16]| {
+                    let mut out = vec![f32::NAN; a.len() / k * (w.len() / k)];
+                    dot_products(isa, Mat::new(a, k), w, &mut out, &mut Scratch::default());
+                    out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let all = run(&a, &w);
+                for rows in 1..=m.min(6) {
+                    prop_assert_eq!(&run(&a[..rows * k], &w)[..], &all[..rows * n], "{} {} rows", isa, rows);
+                }
+                let last = run(&a[(m - 1) * k..], &w[(n - 1) * k..]);
+                prop_assert_eq!(last[0], all[m * n - 1]);
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Kernels that work row by row: layer norm, GELU, softmax, log-softmax, additions.
+
+use super::math;
+use crate::simd::{Simd, stamp};
+
+/// Which form of GELU a model was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x/2 (1 + erf(x / sqrt 2))`, transformers' `gelu`.
+    Erf,
+    /// The approximation by tanh, transformers' `gelu_new` and `gelu_pytorch_tanh`.
+    Tanh,
+}
+
+stamp! {
+    /// `out = (x - mean) / sqrt(variance + eps) * weight + bias`.
+    pub(crate) fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = layer_norm_body;
+    /// GELU of each element, in place.
+    pub(crate) fn gelu_row(x: &mut [f32], form: Gelu) = gelu_body;
+    /// `x = e^(x - max) / sum`.
+    pub(crate) fn softmax_row(x: &mut [f32]) = softmax_body;
+    /// `ln(sum of e^x)`.
+    pub(crate) fn log_sum_exp_row(x: &[f32]) -> f32 = log_sum_exp_body;
+    /// `out = sums + bias`, then GELU, then `+ residual`, as far as asked for. `residual` is what `out` held.
+    pub(crate) fn epilogue_row(sums: &[f32], bias: Option<&[f32]>, gelu: Option<Gelu>, add: bool, out: &mut [f32]) = epilogue_body;
+}
+
+/// Applies `f` to each vector of `x`, the rest at the end included. `f` sees only lanes, so an element's result does
+/// not depend on where it stands.
+#[inline(always)]
+fn map<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
+    let mut whole = x.chunks_exact_mut(S::LANES);
+    for x in &mut whole {
+        s.store(f(s.load(x)), x);
+    }
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        s.store_part(f(s.load_part(rest)), rest);
+    }
+}
+
+/// The sum of `f(x)` over all elements: LANES partial sums, then [`Simd::sum`].
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32], f: impl Fn(S::F32) -> S::F32) -> f32 {
+    let whole = x.chunks_exact(S::LANES);
+    let rest = whole.remainder();
+    let mut total = s.zero();
+    for x in whole {
+        total = s.add(total, f(s.load(x)));
+    }
+    if !rest.is_empty() {
+        let mut lanes = [0.0; 16];
+        s.store_part(f(s.load_part(rest)), &mut lanes[..rest.len()]);
+        total = s.add(total, s.load(&lanes));
+    }
+    s.sum(total)
+}
+
+#[inline(always)]
+fn max<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let whole = x.chunks_exact(S::LANES);
+    let rest = whole.remainder();
+    let mut top = s.splat(f32::NEG_INFINITY);
+    for x in whole {
+        top = s.max(s.load(x), top);
+    }
+    rest.iter().fold(s.reduce_max(top), |a, &b| if b > a { b } else { a })
+}
+
+#[inline(always)]
+fn layer_norm_body<S: Simd>(s: S, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = s.splat(sum(s, x, |x| x) / n);
+    let variance = sum(s, x, |x| {
+        let d = s.sub(x, mean);
+        s.mul(d, d)
+    }) / n;
+    let rstd = s.splat(1.0 / (variance + eps).sqrt());
+    let norm = |x, w, b| s.mul_add(s.mul(s.sub(x, mean), rstd), w, b);
+    let (whole, len) = (x.len() / S::LANES * S::LANES, x.len());
+    for i in (0..whole).step_by(S::LANES) {
+        s.store(norm(s.load(&x[i..]), s.load(&weight[i..]), s.load(&bias[i..])), &mut out[i..]);
+    }
+    if whole < len {
+        let part = |v: &[f32]| s.load_part(&v[whole..len]);
+        s.store_part(norm(part(x), part(weight), part(bias)), &mut out[whole..len]);
+    }
+}
+
+#[inline(always)]
+fn gelu<S: Simd>(s: S, x: S::F32, form: Gelu) -> S::F32 {
+    match form {
+        Gelu::Erf => math::gelu_erf(s, x),
+        Gelu::Tanh => math::gelu_tanh(s, x),
+    }
+}
+
+#[inline(always)]
+fn gelu_body<S: Simd>(s: S, x: &mut [f32], form: Gelu) {
+    map(s, x, |x| gelu(s, x, form));
+}
+
+#[inline(always)]
+fn softmax_body<S: Simd>(s: S, x: &mut [f32]) {
+    let top = s.splat(max(s, x));
+    map(s, x, |x| math::exp(s, s.sub(x, top)));
+    let total = s.splat(sum(s, x, |x| x));
+    map(s, x, |x| s.div(x, total));
+}
+
+#[inline(always)]
+fn log_sum_exp_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let top = max(s, x);
+    let shift = s.splat(top);
+    top + sum(s, x, |x| math::exp(s, s.sub(x, shift))).ln()
+}
+
+#[inline(always)]
+fn epilogue_body<S: Simd>(
+    s: S,
+    sums: &[f32],
+    bias: Option<&[f32]>,
+    form: Option<Gelu>,
+    add: bool,
+    out: &mut [f32],
+) {
+    let finish = |x: S::F32, bias: S::F32, residual: S::F32| {
+        let x = s.add(x, bias);
+        let x = match form {
+            Some(form) => gelu(s, x, form),
+            None => x,
+        };
+        if add { s.add(residual, x) } else { x }
+    };
+    let whole = sums.len() / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        let bias = bias.map_or(s.zero(), |b| s.load(&b[i..]));
+        s.store(finish(s.load(&sums[i..]), bias, s.load(&out[i..])), &mut out[i..]);
+    }
+    if whole < sums.len() {
+        let out = &mut out[whole..sums.len()];
+        let bias = bias.map_or(s.zero(), |b| s.load_part(&b[whole..sums.len()]));
+        s.store_part(finish(s.load_part(&sums[whole..]), bias, s.load_part(out)), out);
+    }
+}
+
+/// The plain twin of layer norm, in `f64` (Ba et al. 2016, equation 4).
+pub fn layer_norm_reference(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f64> {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let rstd = 1.0 / (variance + f64::from(eps)).sqrt();
+    let affine = weight.iter().zip(bias).map(|(&w, &b)| (f64::from(w), f64::from(b)));
+    x.iter().zip(affine).map(|(&x, (w, b))| (f64::from(x) - mean) * rstd * w + b).collect()
+}
+
+/// The plain twin of softmax, in `f64`.
+pub fn softmax_reference(x: &[f32]) -> Vec<f64> {
+    let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let e: Vec<f64> = x.iter().map(|&x| (f64::from(x) - f64::from(top)).exp()).collect();
+    let total: f64 = e.iter().sum();
+    e.into_iter().map(|e| e / total).collect()
+}
+
+/// The plain twin of the logarithm of a sum of exponentials, in `f64`.
+pub fn log_sum_exp_reference(x: &[f32]) -> f64 {
+    let top = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    top + x.iter().map(|&x| (f64::from(x) - top).exp()).sum::<f64>().ln()
+}
+
+/// The plain twin of both GELUs, in `f64`, with the error function by its Taylor series or continued fraction.
+pub fn gelu_reference(x: f32, form: Gelu) -> f64 {
+    let x = f64::from(x);
+    let gate = match form {
+        Gelu::Erf => math::erf_reference(x * std::f64::consts::FRAC_1_SQRT_2),
+        Gelu::Tanh => ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh(),
+    };
+    0.5 * x * (1.0 + gate)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! A team of threads that walks through many small parallel regions together.
+//!
+//! A forward pass has several regions per layer, each some tens of microseconds long: too short to enter a thread
+//! pool for. [`Team::enter`] enters rayon's pool once; inside, [`Crew::run`] opens one region after another.
+//! Work is only ever split over outputs ([`Tiles`]), never over the terms of a sum, so results do not depend on
+//! the number of threads.
+
+mod region;
+mod tiles;
+
+pub use tiles::{Mat, MatMut, Tile, Tiles};
+
+use crate::{Error, Isa};
+use region::Regions;
+use std::marker::PhantomData;
+
+/// Threads, and the instruction set that they use. Cheap to share; several callers may [`enter`](Team::enter) at once
+/// and then share the threads.
+///
+/// ```
+/// use pythia_tensor::{MatMut, Team, Tiles};
+/// let team = Team::new(2)?;
+/// let mut squares = vec![0.0; 10];
+/// team.enter(|crew| {
+///     crew.run(&mut [Tiles::new(MatMut::new(&mut squares, 1), 3, 1, &|mut tile| {
+///         for r in tile.rows() {
+///             tile.row_mut(r)[0] = (r * r) as f32;
+///         }
+///     })]);
+/// });
+/// assert_eq!(squares[9], 81.0);
+/// # Ok::<(), pythia_tensor::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Team {
+    /// The followers; the leader is whoever enters.
+    pool: Option<rayon::ThreadPool>,
+    threads: usize,
+    isa: Isa,
+}
+
+impl Team {
+    /// A team of `threads` threads (0: one per core) with the instruction set of `PYTHIA_ISA`, or the best.
+    ///
+    /// # Errors
+    /// If `PYTHIA_ISA` names an instruction set that is not there, or threads cannot be started.
+    pub fn new(threads: usize) -> Result<Self, Error> {
+        Self::with_isa(threads, Isa::from_env()?)
+    }
+
+    /// A team of `threads` threads (0: one per core) with a given instruction set.
+    ///
+    /// # Errors
+    /// If threads cannot be started.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self, Error> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let pool = (threads > 1)
+            .then(|| {
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads - 1)
+                    .thread_name(|i| format!("pythia-{}", i + 1))
+                    .build()
+            })
+            .transpose()
+            .map_err(|e| Error::Threads { threads, message: e.to_string() })?;
+        Ok(Self { pool, threads, isa })
+    }
+
+    /// How many threads work together, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Runs `f` on the calling thread with the other threads standing by for its regions.
+    pub fn enter<R>(&self, f: impl FnOnce(&Crew<'_>) -> R) -> R {
+        struct Finish<'r>(&'r Regions);
+        impl Drop for Finish<'_> {
+            fn drop(&mut self) {
+                self.0.finish();
+            }
+        }
+        let crew = |regions| Crew {
+            regions,
+            threads: self.threads,
+            isa: self.isa,
+            not_sync: PhantomData,
+        };
+        let Some(pool) = &self.pool else { return f(&crew(None)) };
+        let regions = Regions::new();
+        pool.in_place_scope(|scope| {
+            let _finish = Finish(&regions);
+            for _ in 1..self.threads {
+                scope.spawn(|_| regions.follow());
+            }
+            f(&crew(Some(&regions)))
+        })
+    }
+}
+
+/// A team at work: the handle to open parallel regions with. Only the thread that entered has it, so that a task
+/// cannot open a region of its own.
+#[derive(Debug)]
+pub struct Crew<'r> {
+    regions: Option<&'r Regions>,
+    threads: usize,
+    isa: Isa,
+    not_sync: PhantomData<*const ()>,
+}
+
+impl Crew<'_> {
+    /// How many threads work together.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Opens a region: hands every tile of every job to some thread, and returns when all are done.
+    ///
+    /// # Panics
+    /// If a task panics.
+    pub fn run(&self, jobs: &mut [Tiles<'_>]) {
+        let jobs = &*jobs;
+        let tasks = jobs.iter().map(Tiles::count).sum();
+        let task = |mut index: usize| {
+            for job in jobs {
+                if index < job.count() {
+                    // SAFETY: a region hands out each index once, so each tile is taken once, and `jobs` is
+                    // borrowed exclusively for as long as the region lasts.
+                    (job.work())(unsafe { job.tile(index) });
+                    return;
+                }
+                index -= job.count();
+            }
+        };
+        match self.regions {
+            Some(regions) if tasks > 1 => regions.lead(tasks, &task),
+            _ => (0..tasks).for_each(task),
+        }
+    }
+}
+
+impl std::fmt::Debug for Regions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Regions")
+    }
+}
+
+#[cfg(test)]
+mod tests;

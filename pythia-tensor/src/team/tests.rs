@@ -1,0 +1,91 @@
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+fn each_tile_adds_one(crew: &Crew<'_>, data: &mut [f32], cols: usize, tile: (usize, usize)) {
+    crew.run(&mut [Tiles::new(MatMut::new(data, cols), tile.0, tile.1, &|mut t| {
+        for r in t.rows() {
+            t.row_mut(r).iter_mut().for_each(|x| *x += 1.0);
+        }
+    })]);
+}
+
+#[test]
+fn every_element_is_visited_once_for_any_threads_and_tiles() {
+    for threads in [1, 2, 3, 8] {
+        let team = Team::new(threads).unwrap();
+        for (rows, cols, tile) in [(1, 1, (1, 1)), (7, 5, (2, 3)), (64, 33, (16, 16)), (3, 100, (9, 7))] {
+            let mut data = vec![0.0; rows * cols];
+            team.enter(|crew| each_tile_adds_one(crew, &mut data, cols, tile));
+            assert!(data.iter().all(|&x| x == 1.0), "{threads} threads, {rows}x{cols} in {tile:?}");
+        }
+    }
+}
+
+#[test]
+fn ragged_blocks_cover_their_rows_and_know_their_number() {
+    let team = Team::new(2).unwrap();
+    let mut data = vec![-1.0; 6 * 4];
+    team.enter(|crew| {
+        crew.run(&mut [Tiles::ragged(MatMut::new(&mut data, 4), &[0, 1, 1, 4, 6], 2, &|mut t| {
+            let block = t.row_block() as f32;
+            for r in t.rows() {
+                t.row_mut(r).fill(block);
+            }
+        })]);
+    });
+    let first_column: Vec<f32> = data.chunks(4).map(|row| row[0]).collect();
+    assert_eq!(first_column, [0.0, 2.0, 2.0, 2.0, 3.0, 3.0]);
+}
+
+/// Thousands of tiny regions with sleeps between some: a lost wake-up would hang, a region left early would miscount.
+#[test]
+fn many_regions_lose_nothing_when_oversubscribed() {
+    let team = Team::new(8).unwrap();
+    let mut data = vec![0.0; 40];
+    team.enter(|crew| {
+        for i in 0..5000 {
+            each_tile_adds_one(crew, &mut data, 1, (1, 1));
+            if i % 500 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+    });
+    assert!(data.iter().all(|&x| x == 5000.0), "{data:?}");
+}
+
+#[test]
+fn several_callers_share_one_team() {
+    let team = Team::new(3).unwrap();
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| {
+                let mut data = vec![0.0; 30];
+                for _ in 0..50 {
+                    team.enter(|crew| (0..20).for_each(|_| each_tile_adds_one(crew, &mut data, 3, (1, 3))));
+                }
+                assert!(data.iter().all(|&x| x == 1000.0));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panicking_task_reaches_the_caller_and_spares_the_team() {
+    let team = Team::new(4).unwrap();
+    for bad in [0, 17, 39] {
+        let mut data = vec![0.0; 40];
+        let seen = AtomicUsize::new(0);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            team.enter(|crew| {
+                crew.run(&mut [Tiles::new(MatMut::new(&mut data, 1), 1, 1, &|t| {
+                    seen.fetch_add(1, SeqCst);
+                    assert!(t.rows().start != bad, "task {bad}");
+                })]);
+            });
+        }));
+        assert!(result.is_err() && seen.load(SeqCst) > 0);
+    }
+    let mut data = vec![0.0; 40];
+    team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1)));
+    assert!(data.iter().all(|&x| x == 1.0));
+}

@@ -1,0 +1,198 @@
+//! Matrices of activations, and their division into disjoint tiles for the threads of a region.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A read-only row-major `f32` matrix whose rows may lie further apart than they are long.
+#[derive(Debug, Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// All of `data` as rows of `cols` elements.
+    ///
+    /// # Panics
+    /// If `data` is not a whole number of rows.
+    pub fn new(data: &'a [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
+        Self { data, rows: data.len() / cols, cols, stride: cols }
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `r`.
+    #[inline]
+    pub fn row(&self, r: usize) -> &'a [f32] {
+        &self.data[r * self.stride..][..self.cols]
+    }
+
+    /// The rows in `rows`, without copying.
+    pub fn slice_rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let data = if rows.is_empty() { &[] } else { &self.data[rows.start * self.stride..] };
+        Self { data, rows: rows.len(), ..*self }
+    }
+
+    /// The columns in `cols`, without copying.
+    pub fn slice_cols(&self, cols: Range<usize>) -> Self {
+        assert!(cols.start < cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        let data = if self.rows == 0 { &[] } else { &self.data[cols.start..] };
+        Self { data, cols: cols.len(), ..*self }
+    }
+}
+
+/// A row-major `f32` matrix to write to.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> MatMut<'a> {
+    /// All of `data` as rows of `cols` elements.
+    ///
+    /// # Panics
+    /// If `data` is not a whole number of rows.
+    pub fn new(data: &'a mut [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
+        Self { rows: data.len() / cols, cols, data: data.as_mut_ptr(), owner: PhantomData }
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+/// The part of a matrix that one task may write: some rows of some columns.
+#[derive(Debug)]
+pub struct Tile<'a> {
+    data: *mut f32,
+    stride: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    block: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+impl Tile<'_> {
+    /// Which rows of the whole matrix these are.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Which columns of the whole matrix these are.
+    pub fn cols(&self) -> Range<usize> {
+        self.cols.clone()
+    }
+
+    /// The number of this tile's block of rows, counted from the top of the matrix.
+    pub fn row_block(&self) -> usize {
+        self.block
+    }
+
+    /// This tile's columns of row `row` of the whole matrix.
+    ///
+    /// # Panics
+    /// If the tile does not have that row.
+    #[inline]
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row), "row {row} of a tile of rows {:?}", self.rows);
+        // SAFETY: the tile owns these columns of this row (`Tiles::tile`), and `self` is borrowed.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.data.add(row * self.stride + self.cols.start), self.cols.len())
+        }
+    }
+}
+
+/// One job of a parallel region: an output matrix, how to cut it into tiles, and what to do for each.
+pub struct Tiles<'a> {
+    out: MatMut<'a>,
+    rows: RowBlocks<'a>,
+    cols: usize,
+    work: &'a (dyn Fn(Tile<'_>) + Sync),
+}
+
+enum RowBlocks<'a> {
+    Every(usize),
+    At(&'a [usize]),
+}
+
+impl<'a> Tiles<'a> {
+    /// Tiles of `rows` rows and `cols` columns, smaller at the lower and right edges.
+    ///
+    /// # Panics
+    /// If `rows` or `cols` is zero.
+    pub fn new(out: MatMut<'a>, rows: usize, cols: usize, work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
+        assert!(rows > 0 && cols > 0, "tiles of {rows} x {cols}");
+        Self { out, rows: RowBlocks::Every(rows), cols, work }
+    }
+
+    /// Tiles of `cols` columns whose blocks of rows end where the next begins: `bounds[i]..bounds[i + 1]`.
+    ///
+    /// # Panics
+    /// If `cols` is zero, or `bounds` does not rise from 0 to the number of rows.
+    pub fn ragged(
+        out: MatMut<'a>,
+        bounds: &'a [usize],
+        cols: usize,
+        work: &'a (dyn Fn(Tile<'_>) + Sync),
+    ) -> Self {
+        assert!(cols > 0, "tiles of no columns");
+        assert!(
+            bounds.first() == Some(&0) && bounds.last() == Some(&out.rows) && bounds.is_sorted(),
+            "row bounds {bounds:?} of a matrix of {} rows",
+            out.rows
+        );
+        Self { out, rows: RowBlocks::At(bounds), cols, work }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        let rows = match self.rows {
+            RowBlocks::Every(n) => self.out.rows.div_ceil(n),
+            RowBlocks::At(bounds) => bounds.len() - 1,
+        };
+        rows * self.out.cols.div_ceil(self.cols)
+    }
+
+    pub(super) fn work(&self) -> &(dyn Fn(Tile<'_>) + Sync) {
+        self.work
+    }
+
+    /// Tile number `index`; the blocks of rows vary fastest, so that neighbours share columns (a weight's rows).
+    ///
+    /// # Safety
+    /// Each index below `count` may be asked for once.
+    pub(super) unsafe fn tile(&self, index: usize) -> Tile<'_> {
+        let blocks = self.count() / self.out.cols.div_ceil(self.cols);
+        let (block, c) = (index % blocks, index / blocks * self.cols);
+        let rows = match self.rows {
+            RowBlocks::Every(n) => block * n..(block * n + n).min(self.out.rows),
+            RowBlocks::At(bounds) => bounds[block]..bounds[block + 1],
+        };
+        let cols = c..(c + self.cols).min(self.out.cols);
+        Tile { data: self.out.data, stride: self.out.cols, rows, cols, block, owner: PhantomData }
+    }
+}
+
+// SAFETY: the threads of a region share `Tiles` to take disjoint tiles of `f32` from it; `work` is `Sync`.
+unsafe impl Sync for Tiles<'_> {}
