@@ -3,3 +3,5 @@
 pub(crate) mod math;
 pub(crate) mod matmul;
 pub(crate) mod rows;
+pub(crate) mod attention;
+pub(crate) mod rotary;

@@ -1,0 +1,119 @@
+use super::*;
+use crate::Isa;
+use proptest::prelude::*;
+
+/// One head's q, k, v in a row of `[q, k, v][D]` for each of `t` positions.
+fn qkv(t: usize, dim: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed | 1;
+    (0..t * 3 * dim)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 22) as f32 - 2.0
+        })
+        .collect()
+}
+
+fn attend_all(isa: Isa, qkv: Mat<'_>, dim: usize, rotary: &Rotary, split: &[usize]) -> Vec<f32> {
+    let mut cache = KeyValues::new(1, dim, qkv.rows());
+    let mut out = vec![f32::NAN; qkv.rows() * dim];
+    let mut start = 0;
+    for &len in split {
+        cache.append(qkv.slice_rows(start..start + len), start, rotary);
+        for t in (start..start + len).step_by(QUERIES) {
+            let q = qkv.slice_rows(t..(t + QUERIES).min(start + len)).slice_cols(0..dim);
+            let out = &mut out[t * dim..];
+            attend(isa, q, t, cache.head(0), rotary, &mut Running::default(), &mut |i, z| {
+                out[i * dim..][..dim].copy_from_slice(z);
+            });
+        }
+        start += len;
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Scores up to 4 sqrt(D) carry an absolute error of D u times that, which the exponential makes relative; sums
+    /// over up to T keys add T u. Values are at most 2.
+    #[test]
+    fn matches_the_reference(t in 1..150_usize, dim in prop::sample::select(vec![24, 32, 64, 80, 128, 256]), seed: u64) {
+        let data = qkv(t, dim, seed);
+        let qkv = Mat::new(&data, 3 * dim);
+        let rotary = Rotary::new(dim / 4 / 2 * 2, 10000.0, t);
+        let rotated = |part: usize| {
+            let mut x: Vec<f32> = (0..t).flat_map(|p| qkv.row(p)[part * dim..][..dim].to_vec()).collect();
+            x.chunks_mut(dim).enumerate().for_each(|(p, x)| if part < 2 { rotary.rotate(x, p) });
+            x
+        };
+        let (q, k, v) = (rotated(0), rotated(1), rotated(2));
+        let want = attention_reference(Mat::new(&q, dim), Mat::new(&k, dim), Mat::new(&v, dim), 0).concat();
+        let bound = 2.0 * (4.0 * (dim as f64).sqrt() * (dim as f64 + 4.0) + t as f64 + 40.0) * f64::from(f32::EPSILON / 2.0);
+        for &isa in Isa::available() {
+            let got = attend_all(isa, qkv, dim, &rotary, &[t]);
+            for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                prop_assert!((f64::from(got) - want).abs() <= bound, "{} {} at {}: {} {}", isa, dim, i, got, want);
+            }
+        }
+    }
+
+    #[test]
+    fn any_split_of_the_prompt_gives_the_same_bits(lens in prop::collection::vec(1..70_usize, 1..5), dim in prop::sample::select(vec![24, 32, 80]), seed: u64) {
+        let t = lens.iter().sum();
+        let data = qkv(t, dim, seed);
+        let rotary = Rotary::new(8, 10000.0, t);
+        for &isa in Isa::available() {
+            let whole = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &[t]);
+            let split = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &lens);
+            let one_by_one = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &vec![1; t]);
+            prop_assert_eq!(&whole, &split);
+            prop_assert_eq!(&whole, &one_by_one);
+        }
+    }
+
+    /// The two halves that taps use give what the fused walk gives, up to rounding.
+    #[test]
+    fn scores_and_mix_make_attention(t in 1..150_usize, seed: u64) {
+        let dim = 32;
+        let data = qkv(t, dim, seed);
+        let qkv = Mat::new(&data, 3 * dim);
+        let rotary = Rotary::new(8, 10000.0, t);
+        let mut cache = KeyValues::new(1, dim, t);
+        cache.append(qkv, 0, &rotary);
+        for &isa in Isa::available() {
+            let fused = attend_all(isa, qkv, dim, &rotary, &[t]);
+            let mut q = qkv.row(t - 1)[..dim].to_vec();
+            rotary.rotate(&mut q, t - 1);
+            let mut pattern = vec![f32::NAN; t];
+            scores(isa, &q, cache.head(0), &mut pattern);
+            crate::kernels::rows::softmax_row(isa, &mut pattern);
+            let mut z = vec![f32::NAN; dim];
+            mix(isa, &pattern, cache.head(0), &mut z);
+            let bound = 2.0 * (2.0 * t as f32 + 40.0) * f32::EPSILON;
+            for (a, b) in z.iter().zip(&fused[(t - 1) * dim..]) {
+                prop_assert!((a - b).abs() <= bound, "{} {} {}", isa, a, b);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copied_prefix_continues_alike() {
+    let (dim, t) = (24, 40);
+    let data = qkv(t, dim, 5);
+    let rotary = Rotary::new(6, 10000.0, t);
+    let qkv = Mat::new(&data, 3 * dim);
+    let mut cache = KeyValues::new(1, dim, 200);
+    cache.append(qkv, 0, &rotary);
+    let mut copy = KeyValues::new(1, dim, 64);
+    copy.copy_prefix(&cache, t);
+    for &isa in Isa::available() {
+        let last = |cache: &KeyValues| {
+            let mut z = Vec::new();
+            let q = qkv.slice_rows(t - 1..t).slice_cols(0..dim);
+            attend(isa, q, t - 1, cache.head(0), &rotary, &mut Running::default(), &mut |_, row| z = row.to_vec());
+            z
+        };
+        assert_eq!(last(&cache), last(&copy));
+    }
+}
