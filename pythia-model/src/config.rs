@@ -109,9 +109,8 @@ impl Config {
     /// The number of weights.
     pub fn parameters(&self) -> Parameters {
         let [v, c, l] = [self.vocab_size, self.hidden_size, self.num_hidden_layers].map(|n| n as u64);
-        let linears: u64 = (self.linears().iter())
-            .map(|m| m.rows as u64 * (m.columns as u64 + u64::from(m.bias)))
-            .sum();
+        let linears: u64 =
+            (self.linears().iter()).map(|m| m.rows as u64 * (m.columns as u64 + u64::from(m.bias))).sum();
         let non_embedding = l * (linears + 4 * c) + 2 * c;
         let embeddings = if self.tie_word_embeddings { 1 } else { 2 };
         Parameters { total: non_embedding + embeddings * v * c, non_embedding }

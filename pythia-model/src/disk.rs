@@ -143,7 +143,10 @@ mod tests {
         assert!(message(dir.path(), 4).ends_with("expected a regular file, found a folder"));
         assert!(message(&dir.path().join("b"), 4).contains("b: No such file"));
         if cfg!(unix) {
-            assert!(message(Path::new("/dev/zero"), 4).ends_with("expected a regular file, found a device or a pipe"));
+            assert!(
+                message(Path::new("/dev/zero"), 4)
+                    .ends_with("expected a regular file, found a device or a pipe")
+            );
         }
     }
 }

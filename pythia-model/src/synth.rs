@@ -68,17 +68,19 @@ fn header(tensors: &[(String, Vec<usize>)]) -> io::Result<Vec<u8>> {
 }
 
 /// Writes the tensors' elements, generating a piece while the one before it is written.
-fn write_tensors(out: &mut (impl Write + Send), tensors: &[(String, Vec<usize>)], seed: u64) -> io::Result<()> {
+fn write_tensors(
+    out: &mut (impl Write + Send),
+    tensors: &[(String, Vec<usize>)],
+    seed: u64,
+) -> io::Result<()> {
     let (mut ready, mut next) = (Vec::new(), Vec::new());
     for (name, shape) in tensors {
         let values = Values::of(name, shape, seed);
         let n: usize = shape.iter().product();
         for start in (0..n).step_by(PIECE) {
             next.resize(PIECE.min(n - start), f16::ZERO);
-            let (written, ()) = rayon::join(
-                || out.write_all(bytemuck::cast_slice(&ready)),
-                || values.fill(start, &mut next),
-            );
+            let (written, ()) =
+                rayon::join(|| out.write_all(bytemuck::cast_slice(&ready)), || values.fill(start, &mut next));
             written?;
             mem::swap(&mut ready, &mut next);
         }
@@ -110,7 +112,9 @@ impl Values {
 
     /// Fills `out` with the elements from `start` on, using all threads.
     fn fill(&self, start: usize, out: &mut [f16]) {
-        out.par_chunks_mut(BLOCK).enumerate().for_each(|(i, block)| self.fill_block(start + i * BLOCK, block));
+        out.par_chunks_mut(BLOCK)
+            .enumerate()
+            .for_each(|(i, block)| self.fill_block(start + i * BLOCK, block));
     }
 
     fn fill_block(&self, start: usize, out: &mut [f16]) {

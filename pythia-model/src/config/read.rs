@@ -183,7 +183,8 @@ impl<'a> Keys<'a> {
         for (key, value) in spellings {
             match (&agreed, value) {
                 (Some((first, x)), Some(y)) if *x != y => {
-                    let message = format!("`{first}` and `{key}` contradict each other: remove the wrong one");
+                    let message =
+                        format!("`{first}` and `{key}` contradict each other: remove the wrong one");
                     return Err(Error::file(self.path, message));
                 }
                 (None, Some(y)) => agreed = Some((key, y)),
@@ -202,7 +203,8 @@ impl<'a> Keys<'a> {
             for key in ["rope_type", "type"] {
                 if let Some(kind) = rope.text(key)?.filter(|&kind| kind != "default") {
                     let kind = shown(&kind.into());
-                    let message = format!("`{prefix}{key}`: unsupported rope type {kind}; supported: \"default\"");
+                    let message =
+                        format!("`{prefix}{key}`: unsupported rope type {kind}; supported: \"default\"");
                     return Err(Error::file(self.path, message));
                 }
             }
@@ -237,7 +239,10 @@ impl<'a> Keys<'a> {
         }
         match names.and_then(|names| names.first()) {
             None if model_type.is_some() => Ok(()),
-            None => Err(Error::file(self.path, "unknown architecture: neither `model_type` nor `architectures` says")),
+            None => Err(Error::file(
+                self.path,
+                "unknown architecture: neither `model_type` nor `architectures` says",
+            )),
             Some(Value::String(name)) if name == "GPTNeoXForCausalLM" => Ok(()),
             Some(Value::String(name)) if name.starts_with("GPTNeoX") => {
                 let message = format!(

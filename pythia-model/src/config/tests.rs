@@ -57,7 +57,8 @@ fn absent_keys_have_the_defaults_of_transformers() {
 #[test]
 fn old_and_new_spellings_are_the_same() {
     let old = json!({"rotary_pct": 0.5, "rotary_emb_base": 500, "torch_dtype": "bfloat16"});
-    let flat = json!({"partial_rotary_factor": 0.5, "rope_theta": 500.0, "dtype": "bfloat16", "rope_scaling": null});
+    let flat =
+        json!({"partial_rotary_factor": 0.5, "rope_theta": 500.0, "dtype": "bfloat16", "rope_scaling": null});
     let nested = json!({"rope_theta": 500, "partial_rotary_factor": 0.5, "rope_type": "default"});
     let new = json!({"rope_parameters": nested, "dtype": "bfloat16", "rope_scaling": {"type": "default"}});
     let mut both = old.clone();
@@ -80,7 +81,8 @@ fn activations_and_end_tokens_have_several_forms() {
     ] {
         assert_eq!(with(&json!({"hidden_act": name})).unwrap().hidden_act, activation);
     }
-    for (json, ids) in [(json!(5), &[5][..]), (json!([5, 7]), &[5, 7]), (json!(null), &[]), (json!([]), &[])] {
+    for (json, ids) in [(json!(5), &[5][..]), (json!([5, 7]), &[5, 7]), (json!(null), &[]), (json!([]), &[])]
+    {
         assert_eq!(with(&json!({"eos_token_id": json})).unwrap().eos_token_ids, ids);
     }
     assert_eq!(with(&json!({"bos_token_id": null})).unwrap().bos_token_id, None);
@@ -92,17 +94,41 @@ fn activations_and_end_tokens_have_several_forms() {
 fn what_is_wrong_is_named() {
     let rope = |kind: &str| json!({"rope_parameters": {"rope_type": kind}});
     for (changes, expected) in [
-        (json!({"hidden_size": 64.0}), "`hidden_size`: expected a whole number from 1 to 1048576, found 64.0"),
-        (json!({"hidden_size": "64"}), "`hidden_size`: expected a whole number from 1 to 1048576, found \"64\""),
-        (json!({"num_hidden_layers": -1}), "`num_hidden_layers`: expected a whole number from 1 to 1024, found -1"),
-        (json!({"num_hidden_layers": 1025}), "`num_hidden_layers`: expected a whole number from 1 to 1024, found 1025"),
+        (
+            json!({"hidden_size": 64.0}),
+            "`hidden_size`: expected a whole number from 1 to 1048576, found 64.0",
+        ),
+        (
+            json!({"hidden_size": "64"}),
+            "`hidden_size`: expected a whole number from 1 to 1048576, found \"64\"",
+        ),
+        (
+            json!({"num_hidden_layers": -1}),
+            "`num_hidden_layers`: expected a whole number from 1 to 1024, found -1",
+        ),
+        (
+            json!({"num_hidden_layers": 1025}),
+            "`num_hidden_layers`: expected a whole number from 1 to 1024, found 1025",
+        ),
         (json!({"num_attention_heads": 0}), "`num_attention_heads`: expected a whole number from 1 to"),
-        (json!({"intermediate_size": u64::MAX}), "`intermediate_size`: expected a whole number from 1 to 8388608"),
-        (json!({"vocab_size": 1e300}), "`vocab_size`: expected a whole number from 1 to 16777216, found 1e+300"),
+        (
+            json!({"intermediate_size": u64::MAX}),
+            "`intermediate_size`: expected a whole number from 1 to 8388608",
+        ),
+        (
+            json!({"vocab_size": 1e300}),
+            "`vocab_size`: expected a whole number from 1 to 16777216, found 1e+300",
+        ),
         (json!({"vocab_size": null}), "key `vocab_size` is missing"),
-        (json!({"max_position_embeddings": 1 << 25}), "`max_position_embeddings`: expected a whole number from 1"),
+        (
+            json!({"max_position_embeddings": 1 << 25}),
+            "`max_position_embeddings`: expected a whole number from 1",
+        ),
         (json!({"num_attention_heads": 3}), "`hidden_size` 64 is not a multiple of `num_attention_heads` 3"),
-        (json!({"rotary_pct": 0.1}), "`rotary_pct` 0.1 of 32 head dimensions is 3: expected an even number from 2"),
+        (
+            json!({"rotary_pct": 0.1}),
+            "`rotary_pct` 0.1 of 32 head dimensions is 3: expected an even number from 2",
+        ),
         (json!({"rotary_pct": 1.1}), "is 35: expected an even number from 2 to 32"),
         (json!({"rotary_pct": -1}), "is 0: expected an even number"),
         (json!({"rotary_emb_base": 0}), "`rotary_emb_base`: expected a finite number above 0, found 0"),
@@ -110,23 +136,50 @@ fn what_is_wrong_is_named() {
         (json!({"layer_norm_eps": 1e60}), "`layer_norm_eps`: expected a finite number above 0, found inf"),
         (json!({"layer_norm_eps": "1e-5"}), "`layer_norm_eps`: expected a number, found \"1e-5\""),
         (json!({"use_parallel_residual": 1}), "`use_parallel_residual`: expected true or false, found 1"),
-        (json!({"eos_token_id": 131}), "`eos_token_id`: expected token ids below `vocab_size` 131, found 131"),
-        (json!({"eos_token_id": [0, -1]}), "`eos_token_id`: expected token ids below `vocab_size` 131, found -1"),
-        (json!({"bos_token_id": 1000}), "`bos_token_id`: expected token ids below `vocab_size` 131, found 1000"),
-        (json!({"hidden_act": "relu"}), "unknown activation \"relu\"; known: gelu, gelu_new, gelu_pytorch_tanh, gelu_f"),
+        (
+            json!({"eos_token_id": 131}),
+            "`eos_token_id`: expected token ids below `vocab_size` 131, found 131",
+        ),
+        (
+            json!({"eos_token_id": [0, -1]}),
+            "`eos_token_id`: expected token ids below `vocab_size` 131, found -1",
+        ),
+        (
+            json!({"bos_token_id": 1000}),
+            "`bos_token_id`: expected token ids below `vocab_size` 131, found 1000",
+        ),
+        (
+            json!({"hidden_act": "relu"}),
+            "unknown activation \"relu\"; known: gelu, gelu_new, gelu_pytorch_tanh, gelu_f",
+        ),
         (json!({"hidden_act": 3}), "`hidden_act`: expected a string, found 3"),
         (rope("yarn"), "`rope_parameters.rope_type`: unsupported rope type \"yarn\"; supported: \"default\""),
-        (json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "`rope_scaling.type`: unsupported rope type"),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+            "`rope_scaling.type`: unsupported rope type",
+        ),
         (json!({"rope_parameters": 7}), "`rope_parameters`: expected an object, found 7"),
-        (json!({"rope_parameters": {"rope_theta": true}}), "`rope_parameters.rope_theta`: expected a number, found true"),
+        (
+            json!({"rope_parameters": {"rope_theta": true}}),
+            "`rope_parameters.rope_theta`: expected a number, found true",
+        ),
         (
             json!({"rotary_pct": 0.5, "rope_parameters": {"partial_rotary_factor": 0.25}}),
             "`rotary_pct` and `rope_parameters.partial_rotary_factor` contradict each other",
         ),
-        (json!({"rope_theta": 1, "rotary_emb_base": 2}), "`rotary_emb_base` and `rope_theta` contradict each other"),
-        (json!({"torch_dtype": "float16", "dtype": "float32"}), "`torch_dtype` and `dtype` contradict each other"),
+        (
+            json!({"rope_theta": 1, "rotary_emb_base": 2}),
+            "`rotary_emb_base` and `rope_theta` contradict each other",
+        ),
+        (
+            json!({"torch_dtype": "float16", "dtype": "float32"}),
+            "`torch_dtype` and `dtype` contradict each other",
+        ),
         (json!({"model_type": "llama"}), "unknown architecture \"llama\"; supported: GPTNeoXForCausalLM"),
-        (json!({"architectures": ["BertModel"]}), "unknown architecture \"BertModel\"; supported: GPTNeoXForCausalLM"),
+        (
+            json!({"architectures": ["BertModel"]}),
+            "unknown architecture \"BertModel\"; supported: GPTNeoXForCausalLM",
+        ),
         (
             json!({"architectures": ["GPTNeoXForSequenceClassification"]}),
             "architecture \"GPTNeoXForSequenceClassification\" shares only its backbone with the supported",

@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn floats_are_written_as_python_does() {
         let ours = [1e-5, 1e-4, 0.25, 1.0, 10000.0, 1e15, 1e16, 1.5e-7, 2e100, 0.1 + 0.2].map(float);
-        let python = "1e-05 0.0001 0.25 1.0 10000.0 1000000000000000.0 1e+16 1.5e-07 2e+100 0.30000000000000004";
+        let python =
+            "1e-05 0.0001 0.25 1.0 10000.0 1000000000000000.0 1e+16 1.5e-07 2e+100 0.30000000000000004";
         assert_eq!(ours.join(" "), python);
         assert_eq!(float(1e-5_f32), "1e-05");
     }

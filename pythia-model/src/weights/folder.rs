@@ -39,7 +39,10 @@ impl Checkpoint {
             return Err(Error::file(dir.join(pickle), message));
         }
         std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-        Err(Error::file(dir, format!("no weights in this folder: expected {SINGLE} or {INDEX} with its shards")))
+        Err(Error::file(
+            dir,
+            format!("no weights in this folder: expected {SINGLE} or {INDEX} with its shards"),
+        ))
     }
 
     pub(super) fn of(file: TensorFile) -> Self {
@@ -108,7 +111,8 @@ fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     // A backslash separates folders only on Windows; no shard has one anywhere.
     if !plain || name.contains(['\\', '\0']) {
-        let message = format!("the shard `{}` is not a plain file name: folders are not allowed", shown(name));
+        let message =
+            format!("the shard `{}` is not a plain file name: folders are not allowed", shown(name));
         return Err(Error::file(index, message));
     }
     let path = dir.join(name);

@@ -72,7 +72,8 @@ pub(crate) fn layer_of(name: &str) -> Option<usize> {
 
 /// Whether a tensor is a buffer of old checkpoints: a mask or a table that follows from the config.
 pub(crate) fn is_buffer(name: &str) -> bool {
-    const BUFFERS: [&str; 3] = [".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"];
+    const BUFFERS: [&str; 3] =
+        [".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"];
     name.starts_with("gpt_neox.layers.") && BUFFERS.iter().any(|buffer| name.ends_with(buffer))
 }
 

@@ -74,7 +74,7 @@ impl Weights {
     /// [`TensorFile`]).
     ///
     /// # Errors
-    /// If there are no weights, or only a PyTorch archive; if a file is damaged or contradicts itself; if a tensor is
+    /// If there are no weights, or only a `pytorch_model.bin`; if a file is damaged or contradicts itself; if a tensor is
     /// missing or has another shape or type than the config asks for. The text names the file and the tensor.
     pub fn open(dir: impl AsRef<Path>, config: &Config) -> Result<Self> {
         read(Checkpoint::open(dir.as_ref())?, config)
@@ -112,7 +112,7 @@ impl Reader<'_> {
     fn tensor(&mut self, name: &str, shape: &[usize], keys: &str) -> Result<Tensor> {
         match self.optional(name, shape, keys)? {
             Some(tensor) => Ok(tensor),
-            None => Err(self.missing(name, &format!("{keys} ask for {shape:?}"))),
+            None => Err(self.missing(name, shape, keys)),
         }
     }
 
@@ -122,12 +122,17 @@ impl Reader<'_> {
             return Ok(Some(tensor));
         }
         let found = tensor.shape();
-        let message = format!("config contradicts weights: {keys} ask for {shape:?}, found {found:?}");
+        let message = format!("config contradicts weights: expected {shape:?} by {keys}, found {found:?}");
         Err(Error::tensor(path, name, message))
     }
 
-    fn missing(&self, name: &str, why: &str) -> Error {
-        Error::tensor(self.checkpoint.path(), name, format!("missing: in the config, {why}"))
+    fn missing(&self, name: &str, shape: &[usize], keys: &str) -> Error {
+        let layers = match layout::layer_of(name) {
+            Some(_) => format!("`num_hidden_layers` {}, ", self.config.num_hidden_layers),
+            None => String::new(),
+        };
+        let message = format!("missing: the config expects it, of shape {shape:?}, by {layers}{keys}");
+        Error::tensor(self.checkpoint.path(), name, message)
     }
 
     fn vector(&mut self, name: &str, length: usize, keys: &str) -> Result<Vec<f32>> {
@@ -145,7 +150,9 @@ impl Reader<'_> {
     fn linear(&mut self, layer: usize, m: &LinearShape) -> Result<Linear> {
         let name = in_layer(layer, m.name);
         let weight = self.tensor(&format!("{name}.weight"), &[m.rows, m.columns], m.keys)?;
-        let bias = m.bias.then(|| self.vector(&format!("{name}.bias"), m.rows, m.keys)).transpose()?;
+        let of_attention = m.name.starts_with("attention.");
+        let keys = if of_attention { "`attention_bias` and `hidden_size`" } else { m.keys };
+        let bias = m.bias.then(|| self.vector(&format!("{name}.bias"), m.rows, keys)).transpose()?;
         Ok(Linear { weight, bias })
     }
 
@@ -166,7 +173,8 @@ impl Reader<'_> {
     fn unembedding(&mut self, embed_in: &Tensor) -> Result<Tensor> {
         let tied = self.config.tie_word_embeddings;
         for name in [EMBED_OUT, LM_HEAD] {
-            let Some(tensor) = self.optional(name, embed_in.shape(), "`vocab_size` and `hidden_size`")? else {
+            let Some(tensor) = self.optional(name, embed_in.shape(), "`vocab_size` and `hidden_size`")?
+            else {
                 continue;
             };
             if tied && (tensor.dtype(), tensor.bytes()) != (embed_in.dtype(), embed_in.bytes()) {
@@ -177,7 +185,11 @@ impl Reader<'_> {
             }
             return Ok(if tied { embed_in.clone() } else { tensor });
         }
-        if tied { Ok(embed_in.clone()) } else { Err(self.missing(EMBED_OUT, "`tie_word_embeddings` is false")) }
+        if tied {
+            Ok(embed_in.clone())
+        } else {
+            Err(self.missing(EMBED_OUT, embed_in.shape(), "`tie_word_embeddings` false and `vocab_size`"))
+        }
     }
 
     /// What is left. Weights that a GPT-NeoX of another config would use are an error.
@@ -192,12 +204,15 @@ impl Reader<'_> {
                     format!("`num_hidden_layers` is {}", config.num_hidden_layers)
                 }
                 // The only tensors of a layer that a config can do without.
-                Some(layer) if config.linears().iter().any(|m| in_layer(layer, m.name) + ".bias" == *name) => {
+                Some(layer)
+                    if config.linears().iter().any(|m| in_layer(layer, m.name) + ".bias" == *name) =>
+                {
                     "`attention_bias` is false".to_owned()
                 }
                 _ => continue,
             };
-            let message = format!("config contradicts weights: {contradiction}, but the file has this tensor");
+            let message =
+                format!("config contradicts weights: {contradiction}, but the file has this tensor");
             return Err(Error::tensor(path, shown(name), message));
         }
         Ok(ignored)

@@ -146,10 +146,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
             return fail(message);
         }
         if start < end {
-            return fail(format!("its bytes {start}..{stop} overlap those of `{}`, which end at {end}", shown(&last)));
+            return fail(format!(
+                "its bytes {start}..{stop} overlap those of `{}`, which end at {end}",
+                shown(&last)
+            ));
         }
         if start > end {
-            return fail(format!("its bytes {start}..{stop} leave a gap after {end}, where the one before ends"));
+            return fail(format!(
+                "its bytes {start}..{stop} leave a gap after {end}, where the one before ends"
+            ));
         }
         if stop > length {
             return fail(format!(
@@ -163,7 +168,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
         entries.insert(name, entry);
     }
     if end != length {
-        return Err(Error::file(path, format!("{} bytes follow the last tensor, expected none", length - end)));
+        return Err(Error::file(
+            path,
+            format!("{} bytes follow the last tensor, expected none", length - end),
+        ));
     }
     Ok(entries)
 }
@@ -175,13 +183,15 @@ fn split<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize)> {
         return Err(Error::file(path, message));
     }
     let Some((length, rest)) = bytes.split_first_chunk() else {
-        let message = format!("a safetensors file has at least 8 bytes, found {}: download it again", bytes.len());
+        let message =
+            format!("a safetensors file has at least 8 bytes, found {}: download it again", bytes.len());
         return Err(Error::file(path, message));
     };
     let length = u64::from_le_bytes(*length);
     let found = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER).map(|n| (n, rest.get(..n)));
     let Some((n, header)) = found else {
-        let message = format!("a header of {length} bytes is longer than {MAX_HEADER}: this is not a safetensors file");
+        let message =
+            format!("a header of {length} bytes is longer than {MAX_HEADER}: this is not a safetensors file");
         return Err(Error::file(path, message));
     };
     let Some(header) = header else {

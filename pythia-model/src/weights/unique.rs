@@ -2,12 +2,12 @@
 
 use super::safetensors::shown;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// An object of strings in which no key occurs twice.
 #[derive(Debug)]
-pub(super) struct Entries(pub(super) HashMap<String, String>);
+pub(super) struct Entries(pub(super) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -25,7 +25,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-        let mut entries = HashMap::new();
+        let mut entries = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             let name = shown(&key);
             if entries.insert(key, value).is_some() {
