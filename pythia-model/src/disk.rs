@@ -1,0 +1,152 @@
+//! Files on disk: small ones read whole and within a bound, results written whole or not at all.
+
+use crate::{Error, Result};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Opens a regular file and tells its length in bytes. Whatever could block or has no length (a folder, a pipe, a
+/// device) is refused before it is opened.
+///
+/// # Errors
+/// If there is no such file, it is not a regular file, or the system refuses.
+pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
+    let kind = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !kind.is_file() {
+        let found = if kind.is_dir() { "a folder" } else { "a device or a pipe" };
+        return Err(Error::file(path, format!("expected a regular file, found {found}")));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    Ok((file, length))
+}
+
+/// The content of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`open`]; and if the file is longer than `limit`.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, length) = open(path)?;
+    let mut bytes = Vec::new();
+    if length <= limit {
+        // The file may still be growing: the bound holds for what is read, too.
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    }
+    let found = length.max(bytes.len() as u64);
+    if found > limit {
+        return Err(Error::file(path, format!("expected at most {limit} bytes, found {found}")));
+    }
+    Ok(bytes)
+}
+
+/// Writes a file so that at every moment `path` is absent, the old file or the whole new one: a temporary file in the
+/// same folder, flushed to the disk, renamed, and the folder flushed. Readers that have the old file mapped keep it.
+///
+/// # Errors
+/// Whatever `content` or the system reports; the temporary file is removed then.
+pub(crate) fn write_whole(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let write = || {
+        let temporary = Temporary::beside(path)?;
+        let mut file = File::create_new(&temporary.0)?;
+        content(&mut file)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary.0, path)?;
+        sync_folder(path)
+    };
+    write().map_err(|e| match e.kind() {
+        ErrorKind::StorageFull => {
+            Error::file(path, format!("{e}; free some space and try again, nothing was left behind"))
+        }
+        _ => Error::io(path, e),
+    })
+}
+
+/// A file that is removed again, unless it has been renamed by then.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(path: &Path) -> io::Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?.to_string_lossy();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()));
+        match fs::remove_file(&temporary) {
+            // A killed process of the same id may have left one.
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(Self(temporary)),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove; otherwise an error is already on its way to the caller.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Makes the rename of `path` itself durable. Only Unix can open folders.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_whole(&path, |f| f.write_all(b"old")).unwrap();
+        let failing = |f: &mut File| {
+            f.write_all(b"ne")?;
+            Err(ErrorKind::StorageFull.into())
+        };
+        let message = write_whole(&path, failing).unwrap_err().to_string();
+        assert!(message.contains("/a: no storage space; free some space"), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a"]);
+        write_whole(&path, |f| f.write_all(b"new")).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), vec!["a".into()]));
+    }
+
+    #[test]
+    fn a_panic_while_writing_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let panicking = || write_whole(&path, |_| panic!("in the middle"));
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn only_regular_files_within_the_limit_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
+        let message = |path: &Path, limit| read(path, limit).unwrap_err().to_string();
+        assert!(message(&path, 4).ends_with("a: expected at most 4 bytes, found 5"));
+        assert!(message(dir.path(), 4).ends_with("expected a regular file, found a folder"));
+        assert!(message(&dir.path().join("b"), 4).contains("b: No such file"));
+        if cfg!(unix) {
+            assert!(
+                message(Path::new("/dev/zero"), 4)
+                    .ends_with("expected a regular file, found a device or a pipe")
+            );
+        }
+    }
+}

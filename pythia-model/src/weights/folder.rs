@@ -1,0 +1,124 @@
+//! [`Checkpoint`]: the safetensors files of a model's folder, taken as one set of named tensors.
+
+use super::safetensors::{TensorFile, shown};
+use super::unique::Entries;
+use crate::{Error, Result, disk};
+use pythia_tensor::Tensor;
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// As for a safetensors header.
+const MAX_INDEX: u64 = 100_000_000;
+
+/// Every tensor of a model, by name. Taking one out leaves the rest.
+pub(super) struct Checkpoint {
+    /// The file that says which tensors there are: the only one, or the index.
+    path: PathBuf,
+    files: Vec<TensorFile>,
+    /// Which of the files has a tensor.
+    places: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens what a model's folder has: one file, or else an index and its shards.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let exists = |name: &&str| dir.join(name).symlink_metadata().is_ok();
+        if exists(&SINGLE) {
+            return Ok(Self::of(TensorFile::open(dir.join(SINGLE))?));
+        }
+        if exists(&INDEX) {
+            return Self::sharded(dir);
+        }
+        if let Some(pickle) = PICKLES.iter().find(|name| exists(name)) {
+            let message = format!(
+                "a PyTorch archive needs conversion to {SINGLE} first: load it with transformers and call `save_pretrained`"
+            );
+            return Err(Error::file(dir.join(pickle), message));
+        }
+        std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+        Err(Error::file(
+            dir,
+            format!("no weights in this folder: expected {SINGLE} or {INDEX} with its shards"),
+        ))
+    }
+
+    pub(super) fn of(file: TensorFile) -> Self {
+        let places = file.names().map(|name| (name.to_owned(), 0)).collect();
+        Self { path: file.path().to_owned(), files: vec![file], places }
+    }
+
+    fn sharded(dir: &Path) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: Entries,
+        }
+        let path = dir.join(INDEX);
+        let Index { weight_map: Entries(map) } = serde_json::from_slice(&disk::read(&path, MAX_INDEX)?)
+            .map_err(|e| Error::file(&path, format!("expected an index of tensors: {e}")))?;
+
+        let mut names: Vec<_> = map.values().cloned().collect();
+        names.sort();
+        names.dedup();
+        let files: Vec<_> = names.iter().map(|name| open_shard(dir, &path, name)).collect::<Result<_>>()?;
+
+        let mut places = HashMap::with_capacity(map.len());
+        for (place, file) in files.iter().enumerate() {
+            // What the index does not know is a stray unless another shard is said to have it.
+            for name in file.names().filter(|&name| !map.contains_key(name)) {
+                places.insert(name.to_owned(), place);
+            }
+        }
+        for (tensor, shard) in map {
+            // Every shard of the map is among the sorted names.
+            let place = names.binary_search(&shard).unwrap_or_default();
+            let there = files.get(place).is_some_and(|file| file.contains(&tensor));
+            if !there {
+                let message = format!("the index says it is in {shard}, which does not have it");
+                return Err(Error::tensor(path, shown(&tensor), message));
+            }
+            places.insert(tensor, place);
+        }
+        Ok(Self { path, files, places })
+    }
+
+    /// The file that says which tensors there are.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes a tensor out, with the path of its file.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<(&Path, Tensor)>> {
+        let Some(file) = self.places.remove(name).and_then(|place| self.files.get(place)) else {
+            return Ok(None);
+        };
+        Ok(file.tensor(name)?.map(|tensor| (file.path(), tensor)))
+    }
+
+    /// The names of the tensors that have not been taken, sorted.
+    pub(super) fn rest(self) -> Vec<String> {
+        let mut names: Vec<_> = self.places.into_keys().collect();
+        names.sort();
+        names
+    }
+}
+
+/// Opens a shard that an index names, which must lie in the same folder.
+fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
+    // A backslash separates folders only on Windows; no shard has one anywhere.
+    if !plain || name.contains(['\\', '\0']) {
+        let message =
+            format!("the shard `{}` is not a plain file name: folders are not allowed", shown(name));
+        return Err(Error::file(index, message));
+    }
+    let path = dir.join(name);
+    if path.symlink_metadata().is_err() {
+        let message = format!("the shard {} is missing from the folder: download it", shown(name));
+        return Err(Error::file(index, message));
+    }
+    TensorFile::open(path)
+}
