@@ -33,6 +33,8 @@ pub struct KeyValues {
     keys: Vec<f32>,
     /// `[head][position][D padded]`.
     values: Vec<f32>,
+    /// A key while it is rotated, `[D]`.
+    key: Vec<f32>,
 }
 
 /// D rounded up to whole vectors.
@@ -45,8 +47,14 @@ impl KeyValues {
     /// as it is written to.
     pub fn new(heads: usize, dim: usize, positions: usize) -> Self {
         let capacity = positions.next_multiple_of(BLOCK);
-        let keys = vec![0.0; heads * capacity * dim];
-        Self { heads, dim, capacity, keys, values: vec![0.0; heads * capacity * padded(dim)] }
+        Self {
+            heads,
+            dim,
+            capacity,
+            keys: vec![0.0; heads * capacity * dim],
+            values: vec![0.0; heads * capacity * padded(dim)],
+            key: vec![0.0; dim],
+        }
     }
 
     /// How many positions there is room for.
@@ -63,14 +71,14 @@ impl KeyValues {
         let (heads, dim) = (self.heads, self.dim);
         assert_eq!(qkv.cols(), heads * 3 * dim, "columns of qkv");
         assert!(start + qkv.rows() <= self.capacity, "{} keys at {start} of {}", qkv.rows(), self.capacity);
-        let mut key = vec![0.0; dim];
+        let key = &mut self.key;
         for t in 0..qkv.rows() {
             let position = start + t;
             for (h, head) in qkv.row(t).chunks_exact(3 * dim).enumerate() {
                 key.copy_from_slice(&head[dim..2 * dim]);
-                rotary.rotate(&mut key, position);
+                rotary.rotate(key, position);
                 let at = h * self.capacity * dim + position / PANEL * PANEL * dim + position % PANEL;
-                for (slot, &k) in self.keys[at..].iter_mut().step_by(PANEL).zip(&key) {
+                for (slot, &k) in self.keys[at..].iter_mut().step_by(PANEL).zip(&*key) {
                     *slot = k;
                 }
                 let at = (h * self.capacity + position) * padded(dim);

@@ -1,0 +1,64 @@
+//! [`Cache`]: what a sequence's tokens so far left behind for the attention of later ones.
+
+use crate::{Config, Error, Result};
+use pythia_tensor::KeyValues;
+
+/// The keys and values of every layer for one sequence.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    pub(crate) layers: Vec<KeyValues>,
+    len: usize,
+}
+
+impl Cache {
+    /// An empty cache with room for at least `positions` tokens. Its memory is provided by the system as it fills.
+    ///
+    /// # Errors
+    /// If the model's context is shorter than that.
+    pub fn new(config: &Config, positions: usize) -> Result<Self> {
+        if positions > config.max_position_embeddings {
+            return Err(Error::Argument(format!(
+                "{positions} tokens do not fit into the model's context of {}",
+                config.max_position_embeddings
+            )));
+        }
+        let layer = || KeyValues::new(config.num_attention_heads, config.head_dim(), positions);
+        Ok(Self { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0 })
+    }
+
+    /// The number of tokens in the cache: the position of the next one.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of tokens that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().map_or(0, KeyValues::capacity)
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Makes this cache hold what `other` holds, for two continuations of one prompt.
+    ///
+    /// # Panics
+    /// If the caches are of different models or `other` holds more than there is room for.
+    pub fn copy_from(&mut self, other: &Self) {
+        for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
+            mine.copy_prefix(theirs, other.len);
+        }
+        self.len = other.len;
+    }
+
+    /// Notes that a forward pass has written `tokens` more.
+    pub(crate) fn advance(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+}

@@ -1,0 +1,107 @@
+//! Linear layers: `out = act(a · wᵀ + bias)`, one or several in a region.
+
+use crate::dtype::with_element;
+use crate::kernels::matmul::{ROWS, Scratch, dot_products};
+use crate::kernels::rows::{Gelu, epilogue_row};
+use crate::{Crew, Element, Isa, Mat, MatMut, Tensor, Tile, Tiles};
+use std::cell::RefCell;
+
+/// One linear layer: `a` is `[M, K]`, `weight` is `[N, K]` as on disk, `bias` is `[N]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// The activations, `[M, K]`.
+    pub a: Mat<'a>,
+    /// The weights, `[N, K]`, of any [`DType`](crate::DType).
+    pub weight: &'a Tensor,
+    /// Added to every row, `[N]`.
+    pub bias: Option<&'a [f32]>,
+    /// What becomes of the result.
+    pub then: Then,
+}
+
+/// What becomes of `a · wᵀ + bias`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is the output.
+    Store,
+    /// Its GELU is the output.
+    Gelu(Gelu),
+    /// It is added to what the output holds: the residual stream.
+    Add,
+}
+
+/// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
+/// work evenly. A multiple of every kernel's group of weight rows.
+const COLS: usize = 192;
+
+thread_local! {
+    static SCRATCH: RefCell<(Scratch, Vec<f32>)> = RefCell::default();
+}
+
+/// Computes one linear layer into `out`, `[M, N]`.
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn matmul(crew: &Crew<'_>, out: MatMut<'_>, product: Product<'_>) {
+    matmuls(crew, [(out, &[product])]);
+}
+
+/// Computes several outputs in one region. The products of one output are applied to it one after another, so that
+/// `[attention, mlp]` with [`Then::Add`] gives `(x + attention) + mlp`.
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_>]); J]) {
+    for (out, products) in &jobs {
+        for p in *products {
+            let (m, n, k) = (out.rows(), out.cols(), p.a.cols());
+            assert!(p.a.rows() == m && p.weight.shape() == [n, k], "{:?} x {:?} into [{m}, {n}]", p.a, p.weight);
+            assert!(p.bias.is_none_or(|b| b.len() == n), "bias of {:?}", p.weight);
+        }
+    }
+    let isa = crew.isa();
+    let works = jobs.each_ref().map(|&(_, products)| {
+        move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, &mut tile))
+    });
+    let mut works = works.iter();
+    let mut tiles = jobs.map(|(out, _)| {
+        let (rows, cols) = tile_size(out.rows(), out.cols(), crew.threads());
+        Tiles::new(out, rows, cols, works.next().expect("one work per job"))
+    });
+    crew.run(&mut tiles);
+}
+
+/// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
+fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
+    let blocks = m.div_ceil(ROWS).max(1);
+    let rows = m.div_ceil(blocks).max(1).next_multiple_of(4).min(ROWS);
+    let even = (n * blocks).div_ceil(4 * threads);
+    let most = if m <= 4 { 4096 } else { COLS };
+    (rows, even.clamp(1, most).next_multiple_of(24))
+}
+
+fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+    with_element!(product.weight.dtype(), W => apply_as::<W>(isa, product, tile));
+}
+
+fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+    let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
+    let weight: &[W] = &bytemuck::cast_slice(product.weight.bytes())[cols.start * k..cols.end * k];
+    let bias = product.bias.map(|b| &b[cols.clone()]);
+    let (gelu, add) = match product.then {
+        Then::Store => (None, false),
+        Then::Gelu(form) => (Some(form), false),
+        Then::Add => (None, true),
+    };
+    SCRATCH.with_borrow_mut(|(scratch, sums)| {
+        let len = rows.len() * cols.len();
+        if sums.len() < len {
+            sums.resize(len, 0.0);
+        }
+        let sums = &mut sums[..len];
+        dot_products(isa, product.a.slice_rows(rows.clone()), weight, sums, scratch);
+        for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
+            epilogue_row(isa, sums, bias, gelu, add, tile.row_mut(row));
+        }
+    });
+}
