@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// The weights in one file, and the list of shards where there are several.
 pub(super) const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
-/// The same in PyTorch's own format.
+/// The same as pickles.
 pub(super) const PYTORCH: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// The most bytes an index of shards may have.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -116,7 +116,11 @@ impl Repo {
     /// Notes that `revision` stands at `commit`. A commit needs no note.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<()> {
         let unchanged = self.commit(revision).is_some_and(|known| known == commit);
-        if unchanged { Ok(()) } else { write_whole(&self.folder.join("refs").join(revision), commit.as_bytes()) }
+        if unchanged {
+            Ok(())
+        } else {
+            write_whole(&self.folder.join("refs").join(revision), commit.as_bytes())
+        }
     }
 
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
@@ -135,7 +139,8 @@ impl Repo {
                 return Ok(());
             }
             // A link to a blob that is gone.
-            fs::remove_file(&link).with_context(|| format!("cannot replace the dead link {}", link.display()))?;
+            fs::remove_file(&link)
+                .with_context(|| format!("cannot replace the dead link {}", link.display()))?;
             made = symlink(&target, &link);
         }
         match made {
@@ -197,10 +202,13 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
     }
     let mut bytes = Vec::new();
     let file = File::open(index).with_context(|| format!("cannot open {}", index.display()))?;
-    file.take(INDEX_LIMIT + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", index.display()))?;
+    file.take(INDEX_LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", index.display()))?;
     ensure!(bytes.len() as u64 <= INDEX_LIMIT, "{}: more than {INDEX_LIMIT} bytes", index.display());
-    let index_json: Index = serde_json::from_slice(&bytes)
-        .with_context(|| format!("{}: expected an object with a `weight_map` of tensor to file", index.display()))?;
+    let index_json: Index = serde_json::from_slice(&bytes).with_context(|| {
+        format!("{}: expected an object with a `weight_map` of tensor to file", index.display())
+    })?;
     let mut shards: Vec<String> = index_json.weight_map.into_values().collect();
     shards.sort_unstable();
     shards.dedup();
@@ -225,7 +233,8 @@ pub(super) fn check_file(name: &str) -> Result<()> {
 
 /// Checks that an etag from outside can be the name of a blob.
 pub(super) fn check_etag(etag: &str) -> Result<()> {
-    let plain = (1..=128).contains(&etag.len()) && etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let plain =
+        (1..=128).contains(&etag.len()) && etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     ensure!(plain, "refused the etag `{}`: expected letters, digits and `-`", super::name::printable(etag));
     Ok(())
 }
@@ -313,7 +322,9 @@ mod tests {
 
     #[test]
     fn hostile_names_are_refused() {
-        for name in ["", "..", "../x", "a/../../x", "/etc/passwd", "a\\..\\x", "C:x", "a//b", "./a", "a\nb", "a/"] {
+        for name in
+            ["", "..", "../x", "a/../../x", "/etc/passwd", "a\\..\\x", "C:x", "a//b", "./a", "a\nb", "a/"]
+        {
             assert!(check_file(name).is_err(), "{name}");
         }
         for name in ["model-00001-of-00002.safetensors", "onnx/model.bin", ".gitattributes"] {

@@ -3,11 +3,16 @@
 use super::cache::{check_etag, check_file};
 use super::name::{is_commit, printable, steps_hint};
 use super::progress::Progress;
+use super::url::{escape, is_web, join, parse, same_origin, shown};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::time::Duration;
+use ureq::config::ConfigBuilder;
 use ureq::http::{Request, Response, StatusCode, Uri, header};
-use ureq::{Agent, Body, Proxy};
+use ureq::tls::{PemItem, RootCerts, parse_pem};
+use ureq::typestate::AgentScope;
+use ureq::{Agent, Body};
 
 /// How often a request is tried before giving up.
 const TRIES: u32 = 5;
@@ -16,7 +21,7 @@ const REDIRECTS: usize = 10;
 /// The most bytes of JSON that are read.
 const JSON_LIMIT: u64 = 16 << 20;
 /// The longest wait between two tries, whatever the server asks for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// A Hub at one endpoint.
 #[derive(Debug)]
@@ -44,6 +49,11 @@ impl Failure {
     pub(super) fn passing(error: anyhow::Error) -> Self {
         Self::Passing { error, wait: None, progressed: false }
     }
+
+    /// What a connection that broke in the middle of a body means.
+    pub(super) fn cut(url: &str, error: &std::io::Error) -> Self {
+        Self::passing(anyhow!("{url}: the connection broke ({})", printable(&error.to_string())))
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -69,27 +79,24 @@ pub(super) struct Metadata {
 }
 
 impl Client {
-    /// `stall` is how long a connection may be silent.
+    /// `config` brings the proxy, the certificates and the timeouts.
     pub(super) fn new(
         endpoint: &str,
         token: Option<String>,
-        proxy: Option<Proxy>,
-        connect: Duration,
-        stall: Duration,
+        config: ConfigBuilder<AgentScope>,
         first_wait: Duration,
     ) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/').to_owned();
         let origin = endpoint.parse::<Uri>().ok().filter(is_web);
         let origin = origin.with_context(|| {
-            format!("HF_ENDPOINT is `{}`: expected a URL such as https://huggingface.co", printable(&endpoint))
+            format!(
+                "HF_ENDPOINT is `{}`: expected a URL such as https://huggingface.co",
+                printable(&endpoint)
+            )
         })?;
-        let agent = Agent::config_builder()
+        let agent = config
             .http_status_as_error(false)
             .max_redirects(0)
-            .proxy(proxy)
-            .timeout_connect(Some(connect))
-            .timeout_per_read(Some(stall))
-            .timeout_per_write(Some(stall))
             .user_agent(concat!("pythia-cli/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .build()
@@ -118,7 +125,7 @@ impl Client {
         }
         let mut bytes = Vec::new();
         let mut reader = response.body_mut().as_reader().take(JSON_LIMIT + 1);
-        reader.read_to_end(&mut bytes).map_err(|e| self.cut(url, &e))?;
+        reader.read_to_end(&mut bytes).map_err(|e| Failure::cut(url, &e))?;
         if bytes.len() as u64 > JSON_LIMIT {
             return Err(anyhow!("{url}: the answer has more than {JSON_LIMIT} bytes").into());
         }
@@ -128,7 +135,8 @@ impl Client {
     fn refusal(&self, status: StatusCode, code: &str, id: &str, revision: &str) -> anyhow::Error {
         let endpoint = &self.endpoint;
         if status != StatusCode::NOT_FOUND {
-            let token = if self.token.is_some() { "the token given has no access" } else { "no token is set" };
+            let token =
+                if self.token.is_some() { "the token given has no access" } else { "no token is set" };
             return anyhow!(
                 "{endpoint} refuses {id} ({}): the name is wrong, or the repository is private or gated and {token}; \
                  check the name, or set HF_TOKEN to a token that has access",
@@ -141,7 +149,8 @@ impl Client {
                  EleutherAI/pythia-SIZE-deduped, or give a size alone, such as 70m"
             );
         }
-        let hint = steps_hint(revision).unwrap_or_else(|| "expected main, stepN, a branch, a tag or a commit".into());
+        let hint = steps_hint(revision)
+            .unwrap_or_else(|| "expected main, stepN, a branch, a tag or a commit".into());
         anyhow!("{id} has no revision {revision}: {hint}")
     }
 
@@ -186,7 +195,8 @@ impl Client {
             if let (Some(etag), Some(size)) = (&etag, number(&response, "x-linked-size").or(own)) {
                 return Ok(Metadata { etag: etag.clone(), size });
             }
-            uri = next.with_context(|| format!("{url}: the answer has neither X-Linked-Size nor Content-Length"))?;
+            uri = next
+                .with_context(|| format!("{url}: the answer has neither X-Linked-Size nor Content-Length"))?;
         }
         Err(anyhow!("{url}: more than {REDIRECTS} redirects").into())
     }
@@ -210,7 +220,9 @@ impl Client {
             let response = self.request(method, &uri, from)?;
             match location(&response, &uri)? {
                 Some(next) => uri = next,
-                None if matches!(response.status().as_u16(), 401 | 403 | 404 | 416) => return Ok((response, uri)),
+                None if matches!(response.status().as_u16(), 401 | 403 | 404 | 416) => {
+                    return Ok((response, uri));
+                }
                 None => {
                     self.check(&response, &uri)?;
                     return Ok((response, uri));
@@ -230,10 +242,10 @@ impl Client {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(()).with_context(|| format!("cannot ask for {}", shown(uri)))?;
-        self.agent.run(request).map_err(|e| self.classify(e, uri))
+        self.agent.run(request).map_err(|e| self.classify(&e, uri))
     }
 
-    fn classify(&self, error: ureq::Error, uri: &Uri) -> Failure {
+    fn classify(&self, error: &ureq::Error, uri: &Uri) -> Failure {
         use ureq::{Error as E, Timeout};
         let refused = |kind| {
             matches!(
@@ -241,34 +253,34 @@ impl Client {
                 ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
             )
         };
-        let unreachable = match &error {
+        let unreachable = match error {
             E::HostNotFound | E::ConnectionFailed | E::ConnectProxyFailed(_) => true,
             E::Timeout(t) => matches!(t, Timeout::Connect | Timeout::Resolve),
             // A failing name server comes as an error without a kind.
             E::Io(e) => refused(e.kind()) || e.to_string().contains("lookup address"),
             _ => false,
         };
-        let passing = match &error {
+        let passing = match error {
             E::Io(e) => e.kind() != ErrorKind::InvalidData,
             E::Timeout(_) | E::Protocol(_) | E::BodyStalled => true,
             _ => false,
         };
+        let cause = printable(&error.to_string());
+        let check = if cause.contains("certificate") {
+            "a network that opens TLS needs its certificate in SSL_CERT_FILE"
+        } else {
+            "check the network, the proxy and HF_ENDPOINT"
+        };
         let what = anyhow!(
-            "cannot reach {} ({}): check the network, the proxy and HF_ENDPOINT, or use a model that is in the cache \
-             with --offline, or a local folder with -m",
+            "cannot reach {} ({cause}): {check}, or use a model that is in the cache with --offline, or a local \
+             folder with -m",
             if same_origin(uri, &self.origin) { self.endpoint.clone() } else { shown(uri) },
-            printable(&error.to_string())
         );
         match (unreachable, passing) {
             (true, _) => Failure::Unreachable(what),
             (false, true) => Failure::passing(what),
             (false, false) => Failure::Final(what),
         }
-    }
-
-    /// What a connection that broke in the middle of a body means.
-    pub(super) fn cut(&self, url: &str, error: &std::io::Error) -> Failure {
-        Failure::passing(anyhow!("{url}: the connection broke ({})", printable(&error.to_string())))
     }
 
     /// Whether a status is success, or a redirect, or which failure.
@@ -311,13 +323,29 @@ impl Client {
             if progressed {
                 tries = 1;
             } else if tries == TRIES {
-                return Err(error.context(format!("gave up after {TRIES} tries, run the command again to go on")));
+                return Err(
+                    error.context(format!("gave up after {TRIES} tries, run the command again to go on"))
+                );
             }
             let wait = wait.unwrap_or(self.first_wait * 2_u32.pow(tries - 1)).min(LONGEST_WAIT);
             progress.note(&format!("{error:#}; trying again in {:.1} s", wait.as_secs_f64()));
             std::thread::sleep(wait);
         }
     }
+}
+
+/// The certificates in a PEM file.
+pub(super) fn certificates(path: &Path) -> Result<RootCerts> {
+    let pem =
+        std::fs::read(path).with_context(|| format!("cannot read the certificates in {}", path.display()))?;
+    let mut found = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(one) = item.with_context(|| path.display().to_string())? {
+            found.push(one);
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no certificate: expected a PEM file of them", path.display());
+    Ok(RootCerts::from(found))
 }
 
 /// What an API call brought.
@@ -347,69 +375,18 @@ fn parse_revision(bytes: &[u8], revision: &str) -> Result<Revision> {
     Ok(Revision { commit: info.sha, files })
 }
 
-fn parse(url: &str) -> Result<Uri> {
-    url.parse().with_context(|| format!("{} is not a URL", printable(url)))
-}
-
-fn is_web(uri: &Uri) -> bool {
-    matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
-}
-
-fn same_origin(a: &Uri, b: &Uri) -> bool {
-    let port = |u: &Uri| u.port_u16().unwrap_or(if u.scheme_str() == Some("https") { 443 } else { 80 });
-    let host = |u: &Uri| u.host().map(str::to_ascii_lowercase);
-    a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
-}
-
-/// A URL without its query, which may be a signature.
-fn shown(uri: &Uri) -> String {
-    format!("{}://{}{}", uri.scheme_str().unwrap_or_default(), uri.host().unwrap_or_default(), uri.path())
-}
-
 /// Where a redirect leads, if the answer is one.
 fn location(response: &Response<Body>, base: &Uri) -> Result<Option<Uri>> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let target = text(response, "location").with_context(|| format!("{}: a redirect to nowhere", shown(base)))?;
+    let target =
+        text(response, "location").with_context(|| format!("{}: a redirect to nowhere", shown(base)))?;
     let next = join(base, target)
         .with_context(|| format!("{}: a redirect to `{}`", shown(base), printable(target)))?;
     let downgrade = base.scheme_str() == Some("https") && next.scheme_str() != Some("https");
     ensure!(!downgrade, "{}: refused the redirect to {}, which is not encrypted", shown(base), shown(&next));
     Ok(Some(next))
-}
-
-/// RFC 3986, section 5.2, as far as servers use it.
-fn join(base: &Uri, target: &str) -> Result<Uri> {
-    let scheme = base.scheme_str().unwrap_or("https");
-    let authority = base.authority().map_or("", |a| a.as_str());
-    let absolute = if target.contains("://") && !target.starts_with('/') {
-        target.to_owned()
-    } else if target.starts_with("//") {
-        format!("{scheme}:{target}")
-    } else if target.starts_with('/') {
-        format!("{scheme}://{authority}{target}")
-    } else {
-        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{target}")
-    };
-    let uri = parse(&absolute)?;
-    ensure!(is_web(&uri), "expected http or https");
-    Ok(uri)
-}
-
-/// Percent-encodes what may not stand in a path.
-fn escape(text: &str, keep_slash: bool) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::new(), |mut out, b| {
-        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || (keep_slash && b == b'/') {
-            out.push(b as char);
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{b:02X}");
-        }
-        out
-    })
 }
 
 /// A header as text.
@@ -427,34 +404,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects_are_joined() {
-        let base: Uri = "https://hub.example:8/a/b?q=1".parse().unwrap();
-        for (target, expected) in [
-            ("https://cdn.example/x?sig=1", "https://cdn.example/x?sig=1"),
-            ("//cdn.example/x", "https://cdn.example/x"),
-            ("/api/x?u=http://y", "https://hub.example:8/api/x?u=http://y"),
-            ("c", "https://hub.example:8/a/c"),
-        ] {
-            assert_eq!(join(&base, target).unwrap().to_string(), expected);
-        }
-        for target in ["file:///etc/passwd", "ftp://x/y", "http://"] {
-            assert!(join(&base, target).is_err(), "{target}");
-        }
-    }
-
-    #[test]
-    fn origins_compare_by_scheme_host_and_port() {
-        let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
-        assert!(same("https://huggingface.co/a", "https://HuggingFace.co:443/b"));
-        assert!(!same("https://huggingface.co", "http://huggingface.co"));
-        assert!(!same("https://huggingface.co", "https://huggingface.co:8443"));
-        assert!(!same("https://huggingface.co", "https://huggingface.co.evil.example"));
-    }
-
-    #[test]
     fn hostile_revisions_are_refused() {
         let commit = "0123456789012345678901234567890123456789";
-        let json = |sha: &str, file: &str| format!(r#"{{"sha":"{sha}","siblings":[{{"rfilename":"{file}"}}]}}"#);
+        let json =
+            |sha: &str, file: &str| format!(r#"{{"sha":"{sha}","siblings":[{{"rfilename":"{file}"}}]}}"#);
         assert_eq!(parse_revision(json(commit, "a/b").as_bytes(), "main").unwrap().files, ["a/b"]);
         for (sha, file, says) in [
             (commit, "../../x", "could leave the cache"),
@@ -469,16 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_escaped() {
-        assert_eq!(escape("refs/pr/1", false), "refs%2Fpr%2F1");
-        assert_eq!(escape("a b/c?.json", true), "a%20b/c%3F.json");
-    }
-
-    #[test]
     fn an_endpoint_must_be_a_url() {
         let second = Duration::from_secs(1);
         for endpoint in ["", "huggingface.co", "ftp://x", "http://"] {
-            let error = Client::new(endpoint, None, None, second, second, second).unwrap_err();
+            let error = Client::new(endpoint, None, Agent::config_builder(), second).unwrap_err();
             assert!(format!("{error:#}").contains("HF_ENDPOINT"), "{endpoint}");
         }
     }

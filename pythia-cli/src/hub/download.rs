@@ -103,9 +103,8 @@ impl Download<'_> {
         let mut buffer = vec![0; CHUNK];
         let mut partial = (&self.file).take(here);
         while self.done < here {
-            let n = partial
-                .read(&mut buffer)
-                .with_context(|| format!("cannot read {}", self.path.display()))?;
+            let n =
+                partial.read(&mut buffer).with_context(|| format!("cannot read {}", self.path.display()))?;
             if n == 0 {
                 break;
             }
@@ -182,7 +181,7 @@ impl Download<'_> {
             let chunk = match body.read(&mut buffer) {
                 Ok(n) => buffer.get(..n).unwrap_or_default(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => return Err(self.client.cut(self.url, &e)),
+                Err(e) => return Err(Failure::cut(self.url, &e)),
             };
             if chunk.is_empty() {
                 break;
@@ -198,7 +197,7 @@ impl Download<'_> {
         }
         if self.done < self.metadata.size {
             let error = std::io::Error::new(ErrorKind::UnexpectedEof, "the answer ended early");
-            return Err(self.client.cut(self.url, &error));
+            return Err(Failure::cut(self.url, &error));
         }
         Ok(())
     }
@@ -206,9 +205,7 @@ impl Download<'_> {
     fn complete(&mut self) -> Result<()> {
         let checksum = std::mem::replace(&mut self.checksum, Checksum::None);
         if let Some(found) = checksum.hex().filter(|found| !found.eq_ignore_ascii_case(&self.metadata.etag)) {
-            return Err(
-                self.discard(&format!("the checksum is {found}, expected {}", self.metadata.etag))
-            );
+            return Err(self.discard(&format!("the checksum is {found}, expected {}", self.metadata.etag)));
         }
         self.file.sync_all().map_err(|e| self.unwritable(&e))
     }

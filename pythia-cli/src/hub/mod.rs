@@ -5,6 +5,7 @@ mod client;
 mod download;
 pub mod name;
 pub mod progress;
+mod url;
 
 pub use name::Source;
 pub use progress::Progress;
@@ -15,6 +16,8 @@ use client::Client;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
 
 /// The files beside the weights that are fetched where they exist.
 const BESIDE: [&str; 5] = [
@@ -40,6 +43,7 @@ pub struct Builder {
     cache: PathBuf,
     token: Option<String>,
     proxy: Option<ureq::Proxy>,
+    certificates: Option<PathBuf>,
     offline: bool,
     stall: Duration,
     first_wait: Duration,
@@ -53,26 +57,31 @@ impl Builder {
             cache: cache.into(),
             token: None,
             proxy: None,
+            certificates: None,
             offline: false,
-            stall: Duration::from_secs(60),
+            stall: Duration::from_mins(1),
             first_wait: Duration::from_secs(1),
         }
     }
 
     /// What the variables say that `huggingface_hub` reads: `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME`,
-    /// `XDG_CACHE_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`. An empty variable counts as unset.
+    /// `XDG_CACHE_HOME`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`; and `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` or
+    /// `SSL_CERT_FILE` for the certificates to trust. An empty variable counts as unset.
     ///
     /// # Errors
     /// If no folder for the cache can be named, or the token cannot be read or is not one.
     pub fn from_vars(var: &dyn Fn(&str) -> Option<OsString>, home: Option<&Path>) -> Result<Self> {
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().trim().to_owned());
-        let cache = cache::root(&var, home)
-            .context("there is no home folder for the cache: set HF_HUB_CACHE to a folder that can be written")?;
+        let cache = cache::root(&var, home).context(
+            "there is no home folder for the cache: set HF_HUB_CACHE to a folder that can be written",
+        )?;
         let mut builder = Self::new(cache);
         if let Some(endpoint) = text("HF_ENDPOINT") {
             builder.endpoint = endpoint;
         }
+        let bundles = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"];
+        builder.certificates = bundles.into_iter().find_map(var).map(PathBuf::from);
         let switch = text("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_uppercase();
         builder.offline = matches!(switch.as_str(), "1" | "ON" | "YES" | "TRUE");
         builder.token = match text("HF_TOKEN") {
@@ -111,6 +120,14 @@ impl Builder {
         Ok(self)
     }
 
+    /// A PEM file with the certificates to trust instead of Mozilla's, which the binary holds: for networks that
+    /// open TLS at their border.
+    #[must_use]
+    pub fn certificates(mut self, path: impl Into<PathBuf>) -> Self {
+        self.certificates = Some(path.into());
+        self
+    }
+
     /// Whether the network is forbidden.
     #[must_use]
     pub fn offline(mut self, offline: bool) -> Self {
@@ -126,14 +143,22 @@ impl Builder {
         self
     }
 
-    /// The Hub. Nothing is asked of the network or the disk yet.
+    /// The Hub. Nothing is asked of the network yet.
     ///
     /// # Errors
-    /// If the endpoint is not a URL.
+    /// If the endpoint is not a URL, or the file of certificates has none (which offline does not matter).
     pub fn build(self) -> Result<Hub> {
-        let connect = self.stall.min(Duration::from_secs(15));
-        let client =
-            Client::new(&self.endpoint, self.token, self.proxy, connect, self.stall, self.first_wait)?;
+        let certificates = match self.certificates.as_deref().filter(|_| !self.offline) {
+            Some(path) => client::certificates(path)?,
+            None => RootCerts::WebPki,
+        };
+        let config = Agent::config_builder()
+            .proxy(self.proxy)
+            .tls_config(TlsConfig::builder().root_certs(certificates).build())
+            .timeout_connect(Some(self.stall.min(Duration::from_secs(15))))
+            .timeout_per_read(Some(self.stall))
+            .timeout_per_write(Some(self.stall));
+        let client = Client::new(&self.endpoint, self.token, config, self.first_wait)?;
         Ok(Hub { client, cache: self.cache, offline: self.offline })
     }
 }
@@ -161,7 +186,8 @@ impl Hub {
     /// # Errors
     /// If a variable makes no sense; the error names it.
     pub fn from_env(offline: bool) -> Result<Self> {
-        let mut builder = Builder::from_vars(&|name| std::env::var_os(name), std::env::home_dir().as_deref())?;
+        let mut builder =
+            Builder::from_vars(&|name| std::env::var_os(name), std::env::home_dir().as_deref())?;
         builder.proxy = ureq::Proxy::try_from_env();
         builder.offline |= offline;
         builder.build()
@@ -255,9 +281,8 @@ impl Hub {
 }
 
 fn no_safetensors(id: &str, revision: &str, files: &[String]) -> anyhow::Error {
-    let shard = |f: &str| f.starts_with("pytorch_model-") && f.ends_with(".bin");
-    let old: Vec<&str> =
-        files.iter().map(String::as_str).filter(|f| PYTORCH.contains(f) || shard(f)).take(4).collect();
+    let is_old = |f: &&str| PYTORCH.contains(f) || f.starts_with("pytorch_model-");
+    let old: Vec<&str> = files.iter().map(String::as_str).filter(is_old).take(4).collect();
     if old.is_empty() {
         return anyhow::anyhow!("{id} at {revision} has no weights: choose another revision or model");
     }
@@ -290,7 +315,27 @@ mod tests {
         let set = [("HF_TOKEN", "hf_var"), ("HF_HUB_OFFLINE", "true"), ("HF_ENDPOINT", "http://m/")];
         let set = from(&set, home.path()).unwrap();
         assert_eq!((set.token.as_deref(), set.offline, &*set.endpoint), (Some("hf_var"), true, "http://m/"));
+        let bundles = [("SSL_CERT_FILE", "/a.pem"), ("REQUESTS_CA_BUNDLE", "/b.pem")];
+        assert_eq!(from(&bundles, home.path()).unwrap().certificates, Some("/b.pem".into()));
         let error = format!("{:#}", from(&[("HF_TOKEN", "hf_\u{e9}x")], home.path()).unwrap_err());
         assert!(error.contains("HF_TOKEN") && !error.contains("hf_"), "{error}");
+    }
+
+    #[test]
+    fn a_bundle_without_certificates_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let build = |offline| Builder::new(folder.path()).certificates(&path).offline(offline).build();
+        let damaged = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        for (content, says) in [(None, "cannot read"), (Some("x"), "no certificate"), (Some(damaged), "PEM")]
+        {
+            content.map_or(Ok(()), |text| std::fs::write(&path, text)).unwrap();
+            let error = format!("{:#}", build(false).unwrap_err());
+            assert!(error.contains("ca.pem") && error.contains(says), "{error}");
+            build(true).unwrap();
+        }
+        // Half a certificate's worth of base64 suffices to be read; it is judged when a server shows its own.
+        std::fs::write(&path, damaged.replace('!', "MIIB")).unwrap();
+        build(false).unwrap();
     }
 }

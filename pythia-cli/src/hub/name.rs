@@ -109,8 +109,9 @@ fn is_word(text: &str) -> bool {
 /// If it is not: the error says what an id looks like.
 pub fn check_id(id: &str) -> Result<()> {
     // The cache joins the two parts with `--`, which the Hub therefore forbids inside them.
-    let part =
-        |p: &str| is_word(p) && !p.contains("..") && !p.contains("--") && !p.starts_with('.') && !p.ends_with('.');
+    let part = |p: &str| {
+        is_word(p) && !p.contains("..") && !p.contains("--") && !p.starts_with('.') && !p.ends_with('.')
+    };
     let whole = id.len() <= 96 && id.split('/').count() == 2 && id.split('/').all(part);
     ensure!(
         whole,
@@ -227,7 +228,8 @@ mod tests {
     #[test]
     fn ids_and_revisions_cannot_leave_the_cache() {
         let long = format!("a/{}", "b".repeat(95));
-        for id in ["a/b/c", "a/..", "../b", "a/b..c", "a--b/c", "a/", "a/b c", "a/b\n", "é/x", ".a/b", &long] {
+        for id in ["a/b/c", "a/..", "../b", "a/b..c", "a--b/c", "a/", "a/b c", "a/b\n", "é/x", ".a/b", &long]
+        {
             assert!(check_id(id).is_err(), "{id}");
         }
         for revision in ["", "..", "a/../b", "/a", "a/", "a//b", ".", "a b", "a\\b", "a\0", "a..b"] {
