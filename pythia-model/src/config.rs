@@ -6,17 +6,8 @@ mod tests;
 mod write;
 
 use crate::{Error, Result, disk};
-use pythia_tensor::DType;
+use pythia_tensor::{DType, Gelu};
 use std::path::Path;
-
-/// The form of GELU between the two matrices of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x/2 (1 + erf(x / sqrt(2)))`: `gelu`, what the published Pythia configs name.
-    Gelu,
-    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`.
-    GeluTanh,
-}
 
 /// The configuration of a GPT-NeoX model, in transformers' names.
 ///
@@ -38,7 +29,7 @@ pub struct Config {
     /// Channels between the two matrices of the MLP.
     pub intermediate_size: usize,
     /// The activation of the MLP.
-    pub hidden_act: Activation,
+    pub hidden_act: Gelu,
     /// The part of each head's dimensions that is rotated.
     pub rotary_pct: f64,
     /// The base of the rotary wavelengths.

@@ -1,6 +1,6 @@
 //! The sizes in which Pythia has been published.
 
-use crate::config::Activation;
+use pythia_tensor::Gelu;
 use crate::{Config, Error, Result};
 use pythia_tensor::DType;
 
@@ -63,7 +63,7 @@ impl Size {
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
             intermediate_size: 4 * self.hidden_size,
-            hidden_act: Activation::Gelu,
+            hidden_act: Gelu::Erf,
             rotary_pct: 0.25,
             rotary_base: 10_000.0,
             max_position_embeddings: 2048,

@@ -134,7 +134,7 @@ pub struct Tapped<'a> {
     /// Which sequence of the batch they belong to; `None` if the rows of all sequences lie end to end.
     pub sequence: Option<usize>,
     /// Their dimensions, as the point's documentation gives them.
-    pub shape: [usize; 3],
+    pub shape: &'a [usize],
     /// Row-major. What is written here is what the pass goes on with.
     pub data: &'a mut [f32],
 }

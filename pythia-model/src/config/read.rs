@@ -1,6 +1,6 @@
 //! Reading a `config.json`, checking every value.
 
-use super::{Activation, Config};
+use super::{Gelu, Config};
 use crate::{Error, Result};
 use pythia_tensor::DType;
 use serde_json::{Map, Value};
@@ -12,11 +12,11 @@ const MAX_CHANNELS: usize = 1 << 20;
 const MAX_INTERMEDIATE: usize = 1 << 23;
 const MAX_ROWS: usize = 1 << 24;
 
-const ACTIVATIONS: [(&str, Activation); 4] = [
-    ("gelu", Activation::Gelu),
-    ("gelu_new", Activation::GeluTanh),
-    ("gelu_pytorch_tanh", Activation::GeluTanh),
-    ("gelu_fast", Activation::GeluTanh),
+const ACTIVATIONS: [(&str, Gelu); 4] = [
+    ("gelu", Gelu::Erf),
+    ("gelu_new", Gelu::Tanh),
+    ("gelu_pytorch_tanh", Gelu::Tanh),
+    ("gelu_fast", Gelu::Tanh),
 ];
 
 /// The config in a parsed `config.json`. Defaults are those of transformers' `GPTNeoXConfig`.
@@ -153,7 +153,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn activation(self) -> Result<Activation> {
+    fn activation(self) -> Result<Gelu> {
         let name = self.text("hidden_act")?.unwrap_or("gelu");
         let known = ACTIVATIONS.iter().find(|(n, _)| *n == name);
         known.map(|&(_, activation)| activation).ok_or_else(|| {

@@ -36,7 +36,7 @@ fn absent_keys_have_the_defaults_of_transformers() {
         num_hidden_layers: 2,
         num_attention_heads: 2,
         intermediate_size: 256,
-        hidden_act: Activation::Gelu,
+        hidden_act: Gelu::Erf,
         rotary_pct: 0.25,
         rotary_base: 10_000.0,
         max_position_embeddings: 2048,
@@ -74,10 +74,10 @@ fn old_and_new_spellings_are_the_same() {
 #[test]
 fn activations_and_end_tokens_have_several_forms() {
     for (name, activation) in [
-        ("gelu", Activation::Gelu),
-        ("gelu_new", Activation::GeluTanh),
-        ("gelu_pytorch_tanh", Activation::GeluTanh),
-        ("gelu_fast", Activation::GeluTanh),
+        ("gelu", Gelu::Erf),
+        ("gelu_new", Gelu::Tanh),
+        ("gelu_pytorch_tanh", Gelu::Tanh),
+        ("gelu_fast", Gelu::Tanh),
     ] {
         assert_eq!(with(&json!({"hidden_act": name})).unwrap().hidden_act, activation);
     }

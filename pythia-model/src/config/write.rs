@@ -1,6 +1,6 @@
 //! Writing a `config.json` as Python's `json.dump(config, file, indent=1)` does.
 
-use super::{Activation, Config};
+use super::{Gelu, Config};
 use pythia_tensor::DType;
 use std::fmt::Debug;
 
@@ -11,8 +11,8 @@ impl Config {
         let text = |s: &str| format!("\"{s}\"");
         let eos = self.eos_token_ids.iter().map(u32::to_string).collect::<Vec<_>>();
         let activation = match self.hidden_act {
-            Activation::Gelu => "gelu",
-            Activation::GeluTanh => "gelu_new",
+            Gelu::Erf => "gelu",
+            Gelu::Tanh => "gelu_new",
         };
         let mut keys = vec![
             ("architectures", list(&[text("GPTNeoXForCausalLM")])),
