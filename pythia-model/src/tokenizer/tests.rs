@@ -127,11 +127,16 @@ fn error_of(json: &[u8]) -> String {
 
 #[test]
 fn broken_files_are_errors_that_name_the_file() {
-    let broken: [&dyn Fn(&mut serde_json::Value); 6] = [
+    let broken: [&dyn Fn(&mut serde_json::Value); 7] = [
         &|json| json["model"]["merges"] = serde_json::json!(["a nowhere"]),
         &|json| json["model"]["merges"] = serde_json::json!([["a"]]),
-        // Slices a token at the length of this prefix (huggingface/tokenizers#2094).
+        // The crate's builder panics on a token that is shorter than the prefix, and on a merge that is longer than
+        // all tokens (huggingface/tokenizers#2198).
         &|json| json["model"]["continuing_subword_prefix"] = "##########".into(),
+        &|json| {
+            json["model"]["vocab"] = serde_json::json!({"aa": 0, "bb": 1});
+            json["model"]["merges"] = serde_json::json!(["aa bb"]);
+        },
         &|json| json["model"]["vocab"]["a"] = (-1).into(),
         &|json| {
             json["normalizer"] =
