@@ -2,22 +2,30 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod beam;
 mod cache;
 mod config;
 mod disk;
 mod error;
 mod model;
+mod sampling;
 mod sizes;
+mod stream;
 pub mod synth;
 pub mod taps;
+mod tokenizer;
 mod weights;
 mod workspace;
 
 pub use batch::Sequence;
+pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
 pub use error::{Error, Result};
 pub use model::Model;
+pub use sampling::{LogitsProcessors, Sampler, SamplingConfig, log_softmax, log_sum_exp, top_log_probs};
 pub use sizes::{SIZES, Size};
+pub use stream::{Piece, TextStream};
+pub use tokenizer::{Encoding, Tokenizer};
 pub use weights::{LayerNormWeights, LayerWeights, Linear, TensorFile, Weights};
 pub use workspace::Workspace;
