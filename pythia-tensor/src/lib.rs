@@ -29,6 +29,7 @@ mod dtype;
 mod error;
 mod kernels;
 pub mod ops;
+pub mod peak;
 pub mod simd;
 mod team;
 mod tensor;

@@ -1,0 +1,95 @@
+//! What this machine can do at best, measured: the limits that speeds are quoted against.
+
+use crate::simd::{Simd, stamp};
+use crate::{Crew, MatMut, Tile, Tiles};
+use std::time::Instant;
+
+/// Chains of multiply-adds that run side by side: more than latency times ports on any core, fewer than registers.
+const CHAINS: usize = 12;
+
+/// The floating-point peak of the crew's threads together, in GFLOP/s: `f32` fused multiply-adds in registers, each two
+/// operations. The best of several runs of a few milliseconds.
+pub fn fma_gflops(crew: &Crew<'_>) -> f64 {
+    const STEPS: usize = 1 << 21;
+    let (isa, threads) = (crew.isa(), crew.threads());
+    let mut out = vec![0.0; threads];
+    let work = |mut tile: Tile<'_>| {
+        let row = tile.rows().start;
+        tile.row_mut(row)[0] = multiply_add(isa, STEPS);
+    };
+    let lanes = lanes(isa);
+    let flops = (2 * CHAINS * lanes * STEPS * threads) as f64;
+    best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops)
+}
+
+/// The read bandwidth of the crew's threads together, in GB/s (10^9 bytes): sums over half a gigabyte, which no
+/// cache of a core holds. The best of several passes.
+pub fn read_gb_s(crew: &Crew<'_>) -> f64 {
+    const PIECE: usize = 1 << 18;
+    let isa = crew.isa();
+    let data = vec![1.0_f32; 512 << 18];
+    let mut out = vec![0.0; data.len() / PIECE];
+    let work = |mut tile: Tile<'_>| {
+        let piece = tile.rows().start;
+        tile.row_mut(piece)[0] = sum(isa, &data[piece * PIECE..][..PIECE]);
+    };
+    best(4, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), (data.len() * 4) as f64)
+}
+
+/// The largest of `amount / time`, in units of 10^9 a second.
+fn best(runs: usize, mut run: impl FnMut(), amount: f64) -> f64 {
+    let rate = |_| {
+        let start = Instant::now();
+        run();
+        amount / start.elapsed().as_secs_f64() / 1e9
+    };
+    (0..runs).map(rate).fold(0.0, f64::max)
+}
+
+stamp! {
+    fn multiply_add(steps: usize) -> f32 = multiply_add_body;
+    fn sum(x: &[f32]) -> f32 = sum_body;
+    fn lanes() -> usize = lanes_body;
+}
+
+#[inline(always)]
+fn lanes_body<S: Simd>(_: S) -> usize {
+    S::LANES
+}
+
+#[inline(always)]
+fn multiply_add_body<S: Simd>(s: S, steps: usize) -> f32 {
+    let (factor, term) = (s.splat(std::hint::black_box(0.5)), s.splat(std::hint::black_box(1.0)));
+    let mut chains = [s.zero(); CHAINS];
+    for _ in 0..steps {
+        for chain in &mut chains {
+            *chain = s.mul_add(*chain, factor, term);
+        }
+    }
+    s.sum(chains.into_iter().fold(s.zero(), |a, b| s.add(a, b)))
+}
+
+#[inline(always)]
+fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut sums = [s.zero(); 8];
+    for x in x.chunks_exact(8 * S::LANES) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = s.add(*sum, s.load(&x[i * S::LANES..]));
+        }
+    }
+    s.sum(sums.into_iter().fold(s.zero(), |a, b| s.add(a, b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, Team};
+
+    #[test]
+    fn peaks_are_plausible_and_wider_vectors_are_faster() {
+        let gflops = |isa| Team::with_isa(1, isa).unwrap().enter(fma_gflops);
+        let portable = gflops(Isa::named("portable").unwrap());
+        assert!(portable > 0.1 && gflops(Isa::best()) > portable * 0.9);
+        assert!(Team::with_isa(1, Isa::best()).unwrap().enter(read_gb_s) > 0.1);
+    }
+}
