@@ -53,5 +53,9 @@ pub fn next(
     let mut best = top_log_probs(logits.row(0), top.saturating_add(padding));
     best.retain(|&(id, _)| (id as usize) < vocab_limit);
     best.truncate(top);
+    // The same arithmetic as in `score`, so that both say the same of the same token.
+    let mut total = [0.0];
+    ops::log_sum_exp(crew, &mut total, logits);
+    best.iter_mut().for_each(|(id, log_prob)| *log_prob = logits.row(0)[*id as usize] - total[0]);
     Ok(best)
 }

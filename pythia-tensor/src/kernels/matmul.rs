@@ -73,7 +73,7 @@ fn dot_products_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], out: &mut [
         (2, _) => narrow::<S, W, 2, 4>(s, a, w, out),
         (3, _) => narrow::<S, W, 3, 4>(s, a, w, out),
         (4, _) => narrow::<S, W, 4, 2>(s, a, w, out),
-        (_, 16) => wide::<S, W, 4, 6>(s, a, w, out, scratch),
+        (_, 16) => wide::<S, W, 3, 8>(s, a, w, out, scratch),
         (_, _) => wide::<S, W, 3, 4>(s, a, w, out, scratch),
     }
 }
@@ -167,12 +167,19 @@ fn wide<S: Simd, W: Element, const MR: usize, const NR: usize>(
         let widened = at_least(&mut scratch.w, NR * steps * S::LANES);
         for n0 in (0..n).step_by(NR) {
             pack::<S, W, NR>(s, |r| (n0 + r < n).then(|| &w[(n0 + r) * k..][block.clone()]), widened);
+            // The next group is on its way while this one is used: rows this short do not wake the hardware's prefetcher.
+            for r in (n0 + NR..n.min(n0 + 2 * NR)).map(|r| &w[r * k..][block.clone()]) {
+                r.iter().step_by(64 / size_of::<W>()).for_each(|w| s.prefetch(w));
+            }
             for (i, panel) in packed.chunks_exact(MR * steps * S::LANES).enumerate() {
                 let sums = tile::<S, MR, NR>(s, panel, widened);
-                let rows = &mut out[i * MR * n..];
-                for (row, sums) in rows.chunks_mut(n).zip(&sums) {
-                    for (out, &sum) in row[n0..].iter_mut().zip(sums) {
-                        put(out, sum, k0 == 0);
+                for r in 0..MR.min(m - i * MR) {
+                    let row = &mut out[(i * MR + r) * n..][n0..n.min(n0 + NR)];
+                    // Mostly a whole group: one vector.
+                    if let Ok(row) = <&mut [f32; NR]>::try_from(&mut *row) {
+                        (0..NR).for_each(|j| put(&mut row[j], sums[r][j], k0 == 0));
+                    } else {
+                        row.iter_mut().zip(&sums[r]).for_each(|(out, &sum)| put(out, sum, k0 == 0));
                     }
                 }
             }
@@ -187,20 +194,24 @@ fn pack<'w, S: Simd, W: Element, const R: usize>(
     row: impl Fn(usize) -> Option<&'w [W]>,
     out: &mut [f32],
 ) {
+    let steps = out.len() / (R * S::LANES);
     for r in 0..R {
-        let lanes = out.chunks_exact_mut(S::LANES).skip(r).step_by(R);
-        if let Some(row) = row(r) {
-            let whole = row.chunks_exact(S::LANES);
-            let rest = whole.remainder();
-            let mut lanes = lanes;
-            for (x, out) in whole.zip(&mut lanes) {
-                s.store(W::load(s, x), out);
-            }
-            if let (false, Some(out)) = (rest.is_empty(), lanes.next()) {
-                s.store(W::load_part(s, rest), out);
-            }
-        } else {
-            lanes.for_each(|out| s.store(s.zero(), out));
+        let row = row(r).unwrap_or_default();
+        let whole = (row.len() / S::LANES).min(steps);
+        for step in 0..whole {
+            // SAFETY: `step` is below the whole vectors of `row` and below the steps of `out`, `r` below `R`.
+            let (x, out) = unsafe {
+                let at = (step * R + r) * S::LANES;
+                (
+                    row.get_unchecked(step * S::LANES..(step + 1) * S::LANES),
+                    out.get_unchecked_mut(at..at + S::LANES),
+                )
+            };
+            s.store(W::load(s, x), out);
+        }
+        for step in whole..steps {
+            let rest = row.get(step * S::LANES..).unwrap_or_default();
+            s.store(W::load_part(s, rest), &mut out[(step * R + r) * S::LANES..]);
         }
     }
 }

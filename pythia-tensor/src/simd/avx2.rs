@@ -127,6 +127,10 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()));
+    }
+    #[inline(always)]
     fn reduce_max(self, v: __m256) -> f32 {
         intrinsics!({
             let m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));

@@ -127,8 +127,16 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()));
+    }
+    #[inline(always)]
     fn reduce_max(self, v: __m512) -> f32 {
         intrinsics!(_mm512_reduce_max_ps(v))
+    }
+    #[inline(always)]
+    fn keep(self, v: __m512, n: usize) -> __m512 {
+        intrinsics!(_mm512_maskz_mov_ps(first(n), v))
     }
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> __m512 {

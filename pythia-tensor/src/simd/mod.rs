@@ -72,6 +72,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
 
+    /// Asks for the cache line of `x`. Changes no result.
+    #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        let _ = x;
+    }
+
     /// The sum of all lanes, in the order of [`Simd::sum4`].
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
@@ -84,21 +90,38 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.splat(0.0)
     }
 
+    /// The first `n` lanes of `v`, zeros in the others.
+    #[inline(always)]
+    fn keep(self, v: Self::F32, n: usize) -> Self::F32 {
+        if n >= Self::LANES {
+            return v;
+        }
+        let mut lanes = [0.0; 16];
+        self.store(v, &mut lanes);
+        lanes[n..].fill(0.0);
+        self.load(&lanes)
+    }
+
     /// Like [`Simd::load`], with zeros after the end of a shorter slice.
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::F32 {
+        if x.len() >= Self::LANES {
+            return self.load(x);
+        }
         let mut lanes = [0.0; 16];
-        let n = x.len().min(Self::LANES);
-        lanes[..n].copy_from_slice(&x[..n]);
+        lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
     }
 
     /// Like [`Simd::store`], without the lanes after the end of a shorter slice.
     #[inline(always)]
     fn store_part(self, v: Self::F32, out: &mut [f32]) {
+        if out.len() >= Self::LANES {
+            return self.store(v, out);
+        }
         let mut lanes = [0.0; 16];
         self.store(v, &mut lanes);
-        let n = out.len().min(Self::LANES);
-        out[..n].copy_from_slice(&lanes[..n]);
+        let n = out.len();
+        out.copy_from_slice(&lanes[..n]);
     }
 }

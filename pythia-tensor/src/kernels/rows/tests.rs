@@ -76,7 +76,7 @@ proptest! {
         let form = [None, Some(Gelu::Erf), Some(Gelu::Tanh)][form as usize];
         let bias: Vec<f32> = x.iter().rev().copied().collect();
         for &isa in Isa::available() {
-            let mut parts: Vec<f32> = x.iter().zip(&bias).map(|(x, b)| if biased { x + b } else { x + 0.0 }).collect();
+            let mut parts: Vec<f32> = x.iter().zip(&bias).map(|(x, b)| if biased { x + b } else { *x }).collect();
             if let Some(form) = form {
                 gelu_row(isa, &mut parts, form);
             }
