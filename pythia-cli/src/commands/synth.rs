@@ -1,0 +1,62 @@
+//! `synth`: writes a model with synthetic weights.
+
+use crate::model::SEED;
+use crate::output::Out;
+use anyhow::{Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use pythia_model::{Size, synth};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Write a model of a published size with synthetic weights
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: pythia-cli synth 160m ./synth-160m
+
+The weights follow from names, shapes and the seed, byte for byte the same everywhere: for measuring
+speed and agreement, not for text. The folder gets no tokenizer, so run it with --ids.")]
+pub(crate) struct Args {
+    /// A size of the suite: 14m, 31m, 70m, 160m, 410m, 1b, 1.4b, 2.8b, 6.9b or 12b
+    size: String,
+    /// The folder to write to; it is created
+    dir: PathBuf,
+    /// What the weights depend on
+    #[arg(long, value_name = "N", default_value_t = SEED)]
+    seed: u64,
+    /// Replace a model that is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// `synth`.
+pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
+    let size = Size::named(&args.size)?;
+    let dir = args.dir.display();
+    // Every file that makes a folder a model's.
+    let files = ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    let there = files.iter().find(|file| args.dir.join(file).symlink_metadata().is_ok());
+    if let Some(file) = there {
+        ensure!(args.force, "{dir} already has a {file}: choose another folder, or replace it with --force");
+    }
+    let since = Instant::now();
+    let spinner = spinner(&format!("writing {} synthetic weights to {dir}", size.name));
+    let written = synth::write(size, &args.dir, args.seed);
+    spinner.finish_and_clear();
+    written?;
+    let parameters = size.config().parameters().total as f64 / 1e6;
+    let seconds = since.elapsed().as_secs_f64();
+    out.text(&format!("{dir}: {} with seed {}, {parameters:.1} M parameters, {seconds:.1} s\n", size.name, args.seed))
+}
+
+/// A spinner with the time that has passed, on a terminal.
+fn spinner(message: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::new_spinner().with_message(message.to_owned());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}

@@ -1,0 +1,62 @@
+//! Ctrl-C: a generation ends after the token it is at; everything else ends at once.
+
+use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fmt, process, thread};
+
+/// The exit code of an interrupted program: 128 + SIGINT, as shells have it.
+pub(crate) const EXIT: u8 = 130;
+
+/// How long a generation may take to notice, before the program ends without it.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Whether somebody looks at `STOP`.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// The error of a command that ended because the user said so.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Takes over SIGINT, SIGTERM and SIGHUP. To be called once.
+pub(crate) fn install() -> Result<()> {
+    ctrlc::set_handler(|| {
+        STOP.store(true, Ordering::SeqCst);
+        if WATCHED.load(Ordering::SeqCst) {
+            thread::sleep(GRACE);
+        }
+        process::exit(i32::from(EXIT));
+    })
+    .context("cannot watch for Ctrl-C")
+}
+
+/// While this lives, its owner ends the program when it is [`stopped`](Watch::stopped).
+pub(crate) struct Watch(());
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        WATCHED.store(true, Ordering::SeqCst);
+        Self(())
+    }
+
+    /// Whether the user wants to stop.
+    #[expect(clippy::unused_self, reason = "only who watches may ask")]
+    pub(crate) fn stopped(&self) -> bool {
+        STOP.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        WATCHED.store(false, Ordering::SeqCst);
+    }
+}
