@@ -20,8 +20,8 @@ Examples:
   pythia-cli next -m 160m --revision step512 \"One\"   any of its 154 checkpoints
   pythia-cli score -m ./my-model --json < text.txt   a folder; JSON for scripts
 
-Models are kept in the Hugging Face cache (HF_HOME) and shared with Python. A seed, a prompt and a
-model always give the same text, for any number of threads.";
+Models are kept in the Hugging Face cache (HF_HOME) and shared with Python. A model, a prompt and a seed give the \
+same text each time, for any number of threads.";
 
 /// Runs, scores and takes apart EleutherAI's Pythia language models on a CPU.
 #[derive(Debug, Parser)]

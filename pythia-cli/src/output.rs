@@ -3,12 +3,11 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt;
-use std::io::{self, ErrorKind, IsTerminal, Stdout, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// stdout. Nobody reading it any more is the error [`Closed`].
-#[derive(Debug)]
 pub(crate) struct Out {
-    stdout: Stdout,
+    sink: Box<dyn Write>,
     terminal: bool,
 }
 
@@ -27,11 +26,17 @@ impl std::error::Error for Closed {}
 impl Default for Out {
     fn default() -> Self {
         let stdout = io::stdout();
-        Self { terminal: stdout.is_terminal(), stdout }
+        Self { terminal: stdout.is_terminal(), sink: Box::new(stdout) }
     }
 }
 
 impl Out {
+    /// For tests: what is written goes to `sink`.
+    #[cfg(test)]
+    pub(crate) fn to(sink: impl Write + 'static) -> Self {
+        Self { sink: Box::new(sink), terminal: false }
+    }
+
     /// Whether a person is looking.
     pub(crate) fn is_terminal(&self) -> bool {
         self.terminal
@@ -39,7 +44,7 @@ impl Out {
 
     /// Writes `text` so that it is seen now.
     pub(crate) fn text(&mut self, text: &str) -> Result<()> {
-        let written = self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.flush());
+        let written = self.sink.write_all(text.as_bytes()).and_then(|()| self.sink.flush());
         match written {
             Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),
             other => other.context("cannot write to stdout"),
@@ -65,9 +70,13 @@ pub(crate) fn one_line(text: &str) -> String {
     words.join(" ").chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// A float as a fraction's percentage, `12.3 %`.
+/// `12.3 %` for 0.123.
 pub(crate) fn percent(fraction: f64) -> String {
-    format!("{:.1} %", 100.0 * fraction)
+    if fraction > 0.0 && fraction < 0.0005 {
+        "<0.1 %".to_owned()
+    } else {
+        format!("{:.1} %", 100.0 * fraction)
+    }
 }
 
 /// A comma between ids, so that they can be given to `--ids` again.
@@ -78,6 +87,11 @@ pub(crate) fn joined(ids: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_probabilities_are_not_shown_as_zero() {
+        assert_eq!([0.0, 1e-9, 0.000_51, 1.0].map(percent), ["0.0 %", "<0.1 %", "0.1 %", "100.0 %"]);
+    }
 
     #[test]
     fn errors_fit_on_one_line_of_a_terminal() {

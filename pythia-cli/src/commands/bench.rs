@@ -13,9 +13,9 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: pythia-cli bench -m synth:160m --threads 4
 
-Prefill is bound by arithmetic and is compared with the peak of fused multiply-adds; decoding reads every
-weight for every token and is compared with the read bandwidth. Both peaks are measured with the same
-threads. Speeds are medians; decoding starts after a prompt of 64 tokens.")]
+Prefill is bound by arithmetic and is compared with the peak of fused multiply-adds; decoding reads every weight for \
+every token and is compared with the read bandwidth. Both peaks are measured with the same threads. Speeds are \
+medians; decoding starts after a prompt of 64 tokens.")]
 pub(crate) struct Args {
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -61,19 +61,28 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     if args.model.json {
         return out.json(&report);
     }
-    let style = Style::of(out);
-    let config = model.config();
-    let millions = config.parameters().total as f64 / 1e6;
-    let dtype = model.weights().embed_in.dtype();
-    let head = format!("{}: {millions:.1} M parameters, {dtype}", place.name());
-    let machine = format!("{} threads, {}: {:.0} GFLOP/s, {:.1} GB/s at best", team.threads(), team.isa(), report.peak_gflops, report.read_gb_s);
-    let line = |name: &str, tokens, tok_s: f64, fraction: f64, of: &str| {
-        let fraction = style.paint(Paint::Good, &format!("{:>8}", percent(fraction)));
-        format!("{name} {tokens:>5} tokens {tok_s:>11.1} tok/s {fraction} of {of}\n")
-    };
-    let prefill = line("prefill", args.prompt_tokens, report.prefill_tok_s, report.prefill_fraction, "the arithmetic peak");
-    let decode = line("decode ", args.new_tokens, report.decode_tok_s, report.decode_fraction, "the read bandwidth");
-    out.text(&format!("{}\n{}\n\n{prefill}{decode}", style.paint(Paint::Strong, &head), style.paint(Paint::Faint, &machine)))
+    let (parameters, dtype) = (model.config().parameters().total, model.weights().embed_in.dtype());
+    let model = format!("{}: {:.1} M parameters, {dtype}", place.name(), parameters as f64 / 1e6);
+    let threads = format!("{} threads, {}", team.threads(), team.isa());
+    let table = report.table(Style::of(out), &model, &threads, (args.prompt_tokens, args.new_tokens));
+    out.text(&table)
+}
+
+impl Report {
+    fn table(&self, style: Style, model: &str, threads: &str, (prompt, new): (usize, usize)) -> String {
+        let line = |name, tokens, tok_s, fraction, of| {
+            let fraction = style.paint(Paint::Good, &format!("{:>8}", percent(fraction)));
+            format!("{name} {tokens:>5} tokens {tok_s:>11.1} tok/s {fraction} of {of}\n")
+        };
+        let peaks = format!("{threads}: {:.0} GFLOP/s, {:.1} GB/s at best", self.peak_gflops, self.read_gb_s);
+        [
+            style.paint(Paint::Strong, model) + "\n",
+            style.paint(Paint::Faint, &peaks) + "\n\n",
+            line("prefill", prompt, self.prefill_tok_s, self.prefill_fraction, "the arithmetic peak"),
+            line("decode ", new, self.decode_tok_s, self.decode_fraction, "the read bandwidth"),
+        ]
+        .concat()
+    }
 }
 
 fn measure(args: &Args, model: &Model, crew: &Crew<'_>) -> Result<Report> {
@@ -106,7 +115,13 @@ fn measure(args: &Args, model: &Model, crew: &Crew<'_>) -> Result<Report> {
     })
 }
 
-fn forward(model: &Model, crew: &Crew<'_>, ids: &[u32], cache: &mut Cache, workspace: &mut Workspace) -> Result<()> {
+fn forward(
+    model: &Model,
+    crew: &Crew<'_>,
+    ids: &[u32],
+    cache: &mut Cache,
+    workspace: &mut Workspace,
+) -> Result<()> {
     model.forward(crew, &mut [Sequence::last(ids, cache)], workspace)?;
     Ok(())
 }
@@ -120,7 +135,7 @@ fn median(repeats: usize, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
         seconds.push(start.elapsed().as_secs_f64().max(1e-9));
     }
     seconds.sort_by(f64::total_cmp);
-    Ok((seconds[(repeats - 1) / 2] + seconds[repeats / 2]) / 2.0)
+    Ok(f64::midpoint(seconds[(repeats - 1) / 2], seconds[repeats / 2]))
 }
 
 /// Some token ids: speed does not depend on which.

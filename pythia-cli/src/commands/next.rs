@@ -12,7 +12,7 @@ use serde::Serialize;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: pythia-cli next \"Once upon a\" --top 5
 
-The first token is what `run` chooses at temperature 0. In tokens, · is a space.")]
+The first token is the one that `run` takes at temperature 0. In a token, · is a space.")]
 pub(crate) struct Args {
     /// The text so far [default: all of stdin, where every byte counts, a last newline too]
     #[arg(value_name = "PROMPT")]
@@ -49,9 +49,10 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     let ids = input.ids(tokenizer, &place.name())?;
     ensure!(!ids.is_empty(), "the prompt is empty: give a text, or the end-of-text token `<|endoftext|>`");
     let limit = tokenizer.map_or(usize::MAX, Tokenizer::vocab_size);
-    let best = args.model.team()?.enter(|crew| {
-        next(&opened.model, crew, &mut Workspace::new(), &ids, args.top, limit)
-    })?;
+    let best = args
+        .model
+        .team()?
+        .enter(|crew| next(&opened.model, crew, &mut Workspace::new(), &ids, args.top, limit))?;
     let token = |id| tokenizer.and_then(|t| t.token(id));
     let top: Vec<_> =
         best.into_iter().map(|(id, logprob)| Candidate { id, token: token(id), logprob }).collect();
@@ -72,33 +73,33 @@ fn visible_line(text: &str) -> String {
 }
 
 fn table(style: Style, prompt: &str, top: &[Candidate]) -> String {
-    let shown: Vec<String> = top
-        .iter()
-        .map(|c| c.token.as_deref().map_or_else(|| format!("#{}", c.id), visible))
-        .collect();
+    let shown: Vec<String> =
+        top.iter().map(|c| c.token.as_deref().map_or_else(|| format!("#{}", c.id), visible)).collect();
     let tokens = shown.iter().map(|t| t.chars().count()).max().unwrap_or(0).clamp(8, 24);
     let ranks = top.len().to_string().len().max(2);
     // rank, token, id and percentage with two spaces between; the mark of the winner.
     let cells = style.width.saturating_sub(ranks + tokens + 7 + 8 + 8 + 10).clamp(8, 60);
 
-    let mut table = format!("\n{} {}\n\n", end_of(prompt, style.width - 4), style.paint(Paint::Good, "▁▁▁"));
+    let blank = style.paint(Paint::Good, "▁▁▁");
+    let mut lines =
+        vec![String::new(), format!("{} {blank}", end_of(prompt, style.width - 4)), String::new()];
     let widest = top.first().map_or(1.0, probability);
     for (rank, (candidate, token)) in top.iter().zip(&shown).enumerate() {
         let p = probability(candidate);
         let id = style.paint(Paint::Faint, &format!("{:>7}", candidate.id));
-        let bar = column(&bar(p / widest, cells), if rank == 0 { cells } else { 0 });
-        let bar = style.paint(Paint::Good, &bar);
+        let bar = style.paint(Paint::Good, &bar(p / widest, cells));
         let token = column(token, tokens);
         let (token, mark) = match rank {
             0 => (style.paint(Paint::Strong, &token), style.paint(Paint::Faint, "  ← greedy")),
             _ => (token, String::new()),
         };
-        table += &format!("{:>ranks$}  {token}  {id}  {:>8}  {bar}{mark}\n", rank + 1, percent(p));
+        lines.push(format!("{:>ranks$}  {token}  {id}  {:>8}  {bar}{mark}", rank + 1, percent(p)));
     }
     let rest = 1.0 - top.iter().map(probability).sum::<f64>();
     let name = column("everything else", tokens + 9);
-    let rest = format!("{:>ranks$}  {name}  {:>8}\n", "", percent(rest.max(0.0)));
-    table + &style.paint(Paint::Faint, rest.trim_end()) + "\n"
+    let rest = format!("{:>ranks$}  {name}  {:>8}", "", percent(rest.max(0.0)));
+    lines.extend([style.paint(Paint::Faint, &rest), String::new()]);
+    lines.join("\n")
 }
 
 fn probability(candidate: &Candidate) -> f64 {
@@ -111,14 +112,15 @@ mod tests {
 
     #[test]
     fn the_table_has_a_bar_for_each_token_and_the_rest() {
-        let candidate = |id, token: &str, p: f32| Candidate { id, token: Some(token.into()), logprob: p.ln() };
+        let candidate =
+            |id, token: &str, p: f32| Candidate { id, token: Some(token.into()), logprob: p.ln() };
         let top = [candidate(7, " mat", 0.5), candidate(12, "\n", 0.25)];
         let text = table(Style::plain(60), "The cat sat on the", &top);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "The cat sat on the ▁▁▁");
         assert_eq!(lines[3], " 1  ·mat            7    50.0 %  █████████████████  ← greedy");
         assert_eq!(lines[4], " 2  \\n             12    25.0 %  ████████▌");
-        assert_eq!(lines[5], "    everything else        25.0 %");
+        assert_eq!(lines[5], "    everything else      25.0 %");
         assert!(lines.iter().all(|line| line.chars().count() <= 60));
     }
 }

@@ -1,27 +1,31 @@
 //! `run`: continues a text, once or line by line.
 
+mod speed;
+#[cfg(test)]
+mod tests;
+
 use crate::args::ModelArgs;
 use crate::generation::GenerationArgs;
 use crate::input::{Input, InputArgs};
 use crate::interrupt::{Interrupted, Watch};
-use crate::model::{Opened, Place};
+use crate::model::Opened;
 use crate::output::{Out, joined, note};
 use crate::quiet::quietly;
 use anyhow::{Context, Result, bail, ensure};
 use pythia_model::{Cache, Generated, GenerationConfig, Step, Workspace, generate};
 use pythia_tensor::Crew;
 use serde::Serialize;
+use speed::Speed;
 use std::io::{self, BufRead, IsTerminal};
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// Continue a text
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: pythia-cli run \"Once upon a time\" -n 40 --temperature 0.8 --top-p 0.95
 
-Prints the prompt and its continuation as one text. Without a prompt, all of stdin is the prompt; on a
-terminal, a conversation begins: each line is added to the text as a new line and continued, an empty
-line lets the model go on, and Ctrl-D ends. A model without a tokenizer prints token ids.")]
+Prints the prompt and its continuation as one text. Without a prompt, all of stdin is the prompt; on a terminal, a \
+conversation begins: each line is added to the text as a new line and continued, an empty line lets the model go on, \
+and Ctrl-D ends. A model without a tokenizer prints token ids.")]
 pub(crate) struct Args {
     /// The text to continue [default: all of stdin, where every byte counts, a last newline too]
     #[arg(value_name = "PROMPT")]
@@ -41,6 +45,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the JSON")]
 struct Sample<'a> {
     /// If there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,18 +65,19 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     config.validate()?;
     let input = args.input.given(args.text.as_deref())?;
     if input.is_none() {
-        ensure!(!args.model.json, "--json needs a prompt: give it as an argument, with --file or on stdin");
-        let single = config.num_return_sequences == 1 && config.num_beams == 1;
-        ensure!(single, "a conversation has one continuation: give a prompt, or leave out --num-return-sequences and --num-beams");
+        ensure!(
+            !args.model.json && config.num_return_sequences == 1 && config.num_beams == 1,
+            "a conversation goes without --json, --num-return-sequences and --num-beams: leave them out, or give a \
+             prompt as an argument, with --file or on stdin"
+        );
     }
     let place = args.model.locate()?;
-    let opened = place.open()?;
-    let team = args.model.team()?;
-    team.enter(|crew| {
-        let writer = Writer { opened: &opened, crew, args, config };
+    let (opened, name) = (place.open()?, place.name());
+    args.model.team()?.enter(|crew| {
+        let writer = Writer { opened: &opened, name: &name, crew, args };
         match input {
-            Some(input) => writer.once(&input, &place, out),
-            None => writer.converse(io::stdin().lock(), &place, out),
+            Some(input) => writer.once(&input, &config, out),
+            None => writer.converse(io::stdin().lock(), &config, out),
         }
     })
 }
@@ -79,29 +85,31 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
 /// A model at work on one text.
 struct Writer<'a> {
     opened: &'a Opened,
+    name: &'a str,
     crew: &'a Crew<'a>,
     args: &'a Args,
-    config: GenerationConfig,
 }
 
 impl Writer<'_> {
-    fn once(&self, input: &Input, place: &Place, out: &mut Out) -> Result<()> {
+    /// Continues one prompt.
+    fn once(&self, input: &Input, config: &GenerationConfig, out: &mut Out) -> Result<()> {
         let Opened { model, tokenizer } = self.opened;
-        let ids = input.ids(tokenizer.as_ref(), &place.name())?;
+        let ids = input.ids(tokenizer.as_ref(), self.name)?;
         if ids.is_empty() {
             let start = model.config().bos_token_id.unwrap_or(0);
             bail!("the prompt is empty: give a text, or start from the end-of-text token with --ids {start}");
         }
         let context = model.config().max_position_embeddings;
         // What does not fit is for `generate` to say.
-        let mut cache = model.cache(ids.len().saturating_add(self.config.max_new_tokens).min(context))?;
+        let mut cache = model.cache(ids.len().saturating_add(config.max_new_tokens).min(context))?;
         let prompt = match (input, tokenizer) {
             (Input::Text(text), _) => text.clone(),
             (Input::Ids(ids), Some(tokenizer)) => tokenizer.decode(ids),
             (Input::Ids(ids), None) => joined(ids),
         };
         let stats = self.args.stats || (io::stderr().is_terminal() && !self.args.model.json);
-        let generated = self.write(&prompt, &ids, &self.config, (&mut Workspace::new(), &mut cache), stats, out)?;
+        let memory = (&mut Workspace::new(), &mut cache);
+        let generated = self.write(&prompt, &ids, config, memory, stats, out)?;
         let several = generated.len() > 1;
         for (i, generated) in generated.iter().enumerate() {
             if self.args.model.json {
@@ -113,19 +121,21 @@ impl Writer<'_> {
                     finish: generated.finish.as_str(),
                     score: generated.score,
                 })?;
-            } else if !self.is_live() {
-                let header = if several { format!("--- {} of {} ---\n", i + 1, self.config.num_return_sequences) } else { String::new() };
-                out.text(&format!("{header}{}\n", self.shown(&prompt, generated)))?;
+            } else if !self.is_live(config) {
+                if several {
+                    out.text(&format!("--- {} of {} ---\n", i + 1, config.num_return_sequences))?;
+                }
+                out.text(&format!("{}\n", self.shown(&prompt, generated)))?;
             }
         }
         Ok(())
     }
 
     /// Continues a text that grows by the lines of `input`, each on a line of its own.
-    fn converse(&self, mut input: impl BufRead, place: &Place, out: &mut Out) -> Result<()> {
+    fn converse(&self, mut input: impl BufRead, config: &GenerationConfig, out: &mut Out) -> Result<()> {
         let Opened { model, tokenizer } = self.opened;
         let tokenizer = tokenizer.as_ref().with_context(|| {
-            format!("{} has no tokenizer.json, so there is no conversation: give a prompt with --ids", place.name())
+            format!("{} has no tokenizer.json, so it cannot read lines: give a prompt with --ids", self.name)
         })?;
         let context = model.config().max_position_embeddings;
         let (mut workspace, mut cache, mut ids) = (Workspace::new(), model.cache(context)?, Vec::new());
@@ -137,14 +147,19 @@ impl Writer<'_> {
                 return out.text("\n");
             }
             let line = line.trim_end_matches(['\n', '\r']);
-            if line.is_empty() && ids.is_empty() {
-                continue;
+            match (line.is_empty(), ids.is_empty()) {
+                (true, true) => continue,
+                (true, false) => {}
+                (false, true) => ids = quietly(|| tokenizer.encode(line))?,
+                (false, false) => ids.extend(quietly(|| tokenizer.encode(&format!("\n{line}")))?),
             }
-            let new = if line.is_empty() || ids.is_empty() { line.to_owned() } else { format!("\n{line}") };
-            ids.extend(quietly(|| tokenizer.encode(&new))?);
             let room = context.saturating_sub(ids.len());
-            ensure!(room > 0, "the text has {} tokens and fills the model's context of {context}: start anew", ids.len());
-            let mut config = self.config.clone();
+            let have = ids.len();
+            ensure!(
+                room > 0,
+                "the text has {have} tokens, which fill the model's context of {context}: start anew"
+            );
+            let mut config = config.clone();
             config.max_new_tokens = config.max_new_tokens.min(room);
             config.min_new_tokens = config.min_new_tokens.min(room);
             let memory = (&mut workspace, &mut cache);
@@ -154,8 +169,8 @@ impl Writer<'_> {
     }
 
     /// Whether text is printed as it comes: there is one, and each of its tokens is final.
-    fn is_live(&self) -> bool {
-        !self.args.model.json && self.config.num_return_sequences == 1 && self.config.num_beams == 1
+    fn is_live(&self, config: &GenerationConfig) -> bool {
+        !self.args.model.json && config.num_return_sequences == 1 && config.num_beams == 1
     }
 
     /// Continues `ids`, shown as `prompt`; prints it if it [is live](Self::is_live).
@@ -169,23 +184,20 @@ impl Writer<'_> {
         out: &mut Out,
     ) -> Result<Vec<Generated>> {
         let Opened { model, tokenizer } = self.opened;
-        let (watch, live) = (Watch::new(), self.is_live());
-        let mut speed = Speed::new(ids.len() - cache.len().min(ids.len()));
+        let (watch, live) = (Watch::new(), self.is_live(config));
+        let mut speed = Speed::new(ids.len().saturating_sub(cache.len()));
         let (mut printed, mut failed) = (0, None);
-        let generated = generate(model, tokenizer.as_ref(), self.crew, workspace, cache, ids, config, &mut |step: Step<'_>| {
-            speed.count();
+        let mut on_step = |step: Step<'_>| {
+            let first = speed.count();
             if live {
-                let before = if speed.tokens == 1 && !self.args.no_echo { prompt } else { "" };
-                let piece = match tokenizer {
-                    Some(_) => step.text.to_owned(),
-                    None if speed.tokens == 1 && self.args.no_echo => step.id.to_string(),
-                    None => format!(",{}", step.id),
-                };
                 printed += step.text.len();
-                failed = out.text(&format!("{before}{piece}")).err();
+                failed = out.text(&self.piece(prompt, step, first)).err();
             }
-            if failed.is_some() || watch.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+            let end = failed.is_some() || watch.stopped();
+            if end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let tokenizer = tokenizer.as_ref();
+        let generated = generate(model, tokenizer, self.crew, workspace, cache, ids, config, &mut on_step)?;
         if let Some(e) = failed {
             return Err(e);
         }
@@ -203,53 +215,24 @@ impl Writer<'_> {
         Ok(generated)
     }
 
+    /// What a token adds to the output; the first one brings the prompt.
+    fn piece(&self, prompt: &str, step: Step<'_>, first: bool) -> String {
+        let prompt = if first && !self.args.no_echo { prompt } else { "" };
+        match self.opened.tokenizer {
+            Some(_) => format!("{prompt}{}", step.text),
+            None if first && self.args.no_echo => step.id.to_string(),
+            None => format!("{prompt},{}", step.id),
+        }
+    }
+
     /// A text that was not printed as it came.
     fn shown(&self, prompt: &str, generated: &Generated) -> String {
-        let text = match self.opened.tokenizer {
-            Some(_) => generated.text.clone(),
-            None => joined(&generated.ids),
-        };
-        match (self.args.no_echo, &self.opened.tokenizer) {
-            (true, _) => text,
-            (false, Some(_)) => format!("{prompt}{text}"),
-            (false, None) => format!("{prompt},{text}"),
+        let Generated { ids, text, .. } = generated;
+        match (&self.opened.tokenizer, self.args.no_echo) {
+            (Some(_), true) => text.clone(),
+            (Some(_), false) => format!("{prompt}{text}"),
+            (None, true) => joined(ids),
+            (None, false) => format!("{prompt},{}", joined(ids)),
         }
-    }
-}
-
-/// How fast tokens come.
-struct Speed {
-    prompt: usize,
-    tokens: usize,
-    start: Instant,
-    /// When the first and the latest token came.
-    came: Option<(Instant, Instant)>,
-}
-
-impl Speed {
-    fn new(prompt: usize) -> Self {
-        Self { prompt, tokens: 0, start: Instant::now(), came: None }
-    }
-
-    fn count(&mut self) {
-        let now = Instant::now();
-        self.tokens += 1;
-        self.came = Some((self.came.map_or(now, |(first, _)| first), now));
-    }
-
-    /// The line for the user. A beam search gives all its tokens at its end.
-    fn line(&self, at_the_end: bool) -> String {
-        let Some((first, last)) = self.came else { return "no tokens".to_owned() };
-        let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64().max(1e-9);
-        if at_the_end {
-            return format!("{} prompt and {} new tokens in {:.2} s", self.prompt, self.tokens, seconds(self.start, last));
-        }
-        let prefill = self.prompt as f64 / seconds(self.start, first);
-        let mut line = format!("prompt: {} tokens, {prefill:.1} tok/s", self.prompt);
-        if self.tokens > 1 {
-            let decode = (self.tokens - 1) as f64 / seconds(first, last);
-            line += &format!("; new: {} tokens, {decode:.1} tok/s", self.tokens);
-        }
-        line
     }
 }

@@ -51,19 +51,21 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         return out.json(&Scores { ids: &ids, logprobs: &logprobs, sum, perplexity });
     }
     let style = Style::of(out);
-    let mut table = style.paint(Paint::Faint, &format!("{} {:>9} {:>11}\n", column("token", 24), "logprob", "prob"));
-    for (&id, logprob) in ids.iter().zip(&logprobs) {
-        table += &row(style, opened.tokenizer.as_ref(), id, *logprob);
-    }
-    table += &format!("\n{} {sum:>9.4}  over {} tokens\n", column("sum", 24), known.len());
+    let header = format!("{} {:>9} {:>8}", column("token", TOKEN), "logprob", "prob");
+    let mut lines = vec![style.paint(Paint::Faint, &header)];
+    lines.extend(ids.iter().zip(&logprobs).map(|(&id, &l)| row(style, opened.tokenizer.as_ref(), id, l)));
+    lines.push(format!("\n{} {sum:>9.4}  over {} tokens", column("sum", TOKEN), known.len()));
     if let Some(perplexity) = perplexity {
         let mean = sum / known.len() as f64;
-        table += &format!("{} {mean:>9.4}\n", column("mean", 24));
         let perplexity = style.paint(Paint::Strong, &format!("{perplexity:>9.4}"));
-        table += &format!("{} {perplexity}  = exp(-mean)\n", column("perplexity", 24));
+        lines.push(format!("{} {mean:>9.4}", column("mean", TOKEN)));
+        lines.push(format!("{} {perplexity}  = exp(-mean)", column("perplexity", TOKEN)));
     }
-    out.text(&table)
+    out.text(&(lines.join("\n") + "\n"))
 }
+
+/// The width of the column of tokens.
+const TOKEN: usize = 24;
 
 fn row(style: Style, tokenizer: Option<&Tokenizer>, id: u32, logprob: Option<f32>) -> String {
     let token = match tokenizer.and_then(|t| t.token(id)) {
@@ -71,8 +73,7 @@ fn row(style: Style, tokenizer: Option<&Tokenizer>, id: u32, logprob: Option<f32
         None => format!("#{id}"),
     };
     let Some(logprob) = logprob else {
-        let given = style.paint(Paint::Faint, &format!("{:>9} {:>11}", "", "given"));
-        return format!("{} {given}\n", column(&token, 24));
+        return format!("{} {}", column(&token, TOKEN), style.paint(Paint::Faint, "    given"));
     };
     let p = f64::from(logprob).exp();
     let paint = match p {
@@ -80,6 +81,6 @@ fn row(style: Style, tokenizer: Option<&Tokenizer>, id: u32, logprob: Option<f32
         0.01.. => Paint::Fair,
         _ => Paint::Bad,
     };
-    let numbers = style.paint(paint, &format!("{logprob:>9.4} {:>11}", percent(p)));
-    format!("{} {numbers}\n", column(&token, 24))
+    let numbers = style.paint(paint, &format!("{logprob:>9.4} {:>8}", percent(p)));
+    format!("{} {numbers}", column(&token, TOKEN))
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: pythia-cli synth 160m ./synth-160m
 
-The weights follow from names, shapes and the seed, byte for byte the same everywhere: for measuring
-speed and agreement, not for text. The folder gets no tokenizer, so run it with --ids.")]
+The weights follow from names, shapes and the seed, byte for byte the same everywhere: for measuring speed and \
+agreement, not for text. The folder gets no tokenizer, so run it with --ids.")]
 pub(crate) struct Args {
     /// A size of the suite: 14m, 31m, 70m, 160m, 410m, 1b, 1.4b, 2.8b, 6.9b or 12b
     size: String,
@@ -43,9 +43,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     let written = synth::write(size, &args.dir, args.seed);
     spinner.finish_and_clear();
     written?;
+    let (name, seed, seconds) = (size.name, args.seed, since.elapsed().as_secs_f64());
     let parameters = size.config().parameters().total as f64 / 1e6;
-    let seconds = since.elapsed().as_secs_f64();
-    out.text(&format!("{dir}: {} with seed {}, {parameters:.1} M parameters, {seconds:.1} s\n", size.name, args.seed))
+    out.text(&format!("{dir}: {name} with seed {seed}, {parameters:.1} M parameters, {seconds:.1} s\n"))
 }
 
 /// A spinner with the time that has passed, on a terminal.

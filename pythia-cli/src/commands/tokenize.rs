@@ -33,6 +33,7 @@ pub(crate) struct DetokenizeArgs {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the JSON")]
 struct Tokens<'a> {
     ids: &'a [u32],
     tokens: &'a [String],
@@ -61,14 +62,14 @@ pub(crate) fn tokenize(args: &TokenizeArgs, out: &mut Out) -> Result<()> {
         return out.json(&Tokens { ids, tokens, offsets });
     }
     let style = Style::of(out);
-    let mut table = String::new();
-    for (&id, (start, end)) in ids.iter().zip(offsets) {
+    let row = |(&id, (start, end)): (&u32, &(usize, usize))| {
         let token = visible(&tokenizer.token(id).unwrap_or_default());
         let range = style.paint(Paint::Faint, &format!("{start}..{end}"));
-        table += &format!("{id:>7}  {}  {range}\n", column(&token, 24));
-    }
-    let count = format!("{} tokens: {}", ids.len(), joined(ids));
-    out.text(&(table + &style.paint(Paint::Faint, &count) + "\n"))
+        format!("{id:>7}  {}  {range}\n", column(&token, 24))
+    };
+    let table: String = ids.iter().zip(offsets).map(row).collect();
+    let count = style.paint(Paint::Faint, &format!("{} tokens: {}", ids.len(), joined(ids)));
+    out.text(&format!("{table}{count}\n"))
 }
 
 /// `detokenize`.
