@@ -33,7 +33,7 @@ impl Style {
         let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         let columns = env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(80);
-        Self { colours: out.is_terminal() && !set("NO_COLOR") && !dumb, width: columns.clamp(40, 200) }
+        Self { colours: out.is_terminal() && !set("NO_COLOR") && !dumb, width: columns.clamp(54, 200) }
     }
 
     /// Without colours.

@@ -72,13 +72,18 @@ fn visible_line(text: &str) -> String {
     visible(text).replace('·', " ")
 }
 
+/// The mark of the token that greedy decoding takes.
+const GREEDY: &str = "  ← greedy";
+
 fn table(style: Style, prompt: &str, top: &[Candidate]) -> String {
     let shown: Vec<String> =
         top.iter().map(|c| c.token.as_deref().map_or_else(|| format!("#{}", c.id), visible)).collect();
-    let tokens = shown.iter().map(|t| t.chars().count()).max().unwrap_or(0).clamp(8, 24);
     let ranks = top.len().to_string().len().max(2);
-    // rank, token, id and percentage with two spaces between; the mark of the winner.
-    let cells = style.width.saturating_sub(ranks + tokens + 7 + 8 + 8 + 10).clamp(8, 60);
+    // The other columns, two spaces between each, and the mark of the winner.
+    let other = ranks + 7 + 8 + 4 * 2 + GREEDY.chars().count();
+    let longest = shown.iter().map(|t| t.chars().count()).max().unwrap_or(0);
+    let tokens = longest.min(style.width.saturating_sub(other + 8)).clamp(8, 24);
+    let cells = style.width.saturating_sub(other + tokens).clamp(8, 60);
 
     let blank = style.paint(Paint::Good, "▁▁▁");
     let mut lines =
@@ -90,7 +95,7 @@ fn table(style: Style, prompt: &str, top: &[Candidate]) -> String {
         let bar = style.paint(Paint::Good, &bar(p / widest, cells));
         let token = column(token, tokens);
         let (token, mark) = match rank {
-            0 => (style.paint(Paint::Strong, &token), style.paint(Paint::Faint, "  ← greedy")),
+            0 => (style.paint(Paint::Strong, &token), style.paint(Paint::Faint, GREEDY)),
             _ => (token, String::new()),
         };
         lines.push(format!("{:>ranks$}  {token}  {id}  {:>8}  {bar}{mark}", rank + 1, percent(p)));
