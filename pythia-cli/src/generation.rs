@@ -21,11 +21,11 @@ pub(crate) struct GenerationArgs {
     #[arg(long)]
     ignore_eos: bool,
     /// Continuations of the prompt
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    num_return_sequences: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=1024))]
+    num_return_sequences: u16,
     /// Beam search over this many texts; 1 is off
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    num_beams: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=1024))]
+    num_beams: u16,
     /// Beam search divides a text's score by its length to this power
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     length_penalty: f64,
@@ -93,8 +93,8 @@ impl GenerationArgs {
             min_new_tokens: self.min_new_tokens,
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
-            num_return_sequences: self.num_return_sequences,
-            num_beams: self.num_beams,
+            num_return_sequences: usize::from(self.num_return_sequences),
+            num_beams: usize::from(self.num_beams),
             length_penalty: self.length_penalty,
             early_stopping: self.early_stopping,
             sampling: SamplingConfig {

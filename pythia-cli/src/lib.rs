@@ -11,6 +11,7 @@ mod model;
 mod output;
 mod quiet;
 mod style;
+mod synthetic;
 
 use clap::Parser as _;
 use output::{Closed, Out};

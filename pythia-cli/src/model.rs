@@ -2,12 +2,11 @@
 
 use crate::args::ModelArgs;
 use crate::hub::{Hub, Source, progress};
-use crate::output::note;
 use crate::quiet::quietly;
+use crate::synthetic;
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Config, Model, Size, Tokenizer, Weights, synth};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights};
 use pythia_tensor::Team;
-use std::env;
 use std::path::{Path, PathBuf};
 
 /// Bytes in the program at an address from which weights are read without copying.
@@ -17,9 +16,6 @@ struct Aligned<B: ?Sized>(B);
 static WEIGHTS: &Aligned<[u8]> = &Aligned(*include_bytes!("../assets/mini/model.safetensors"));
 const CONFIG: &[u8] = include_bytes!("../assets/mini/config.json");
 const TOKENIZER: &[u8] = include_bytes!("../assets/mini/tokenizer.json");
-
-/// The seed of `-m synth:SIZE`.
-pub(crate) const SEED: u64 = 1234;
 
 /// Where a model's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +38,7 @@ impl ModelArgs {
     pub(crate) fn locate(&self) -> Result<Place> {
         if let Some(size) = self.model.as_deref().and_then(|name| name.strip_prefix("synth:")) {
             self.refuse_revision("a synthetic model")?;
-            return Ok(Place::Folder(synthetic(Size::named(size)?)?));
+            return Ok(Place::Folder(synthetic::cached(Size::named(size)?)?));
         }
         match Source::parse(self.model.as_deref())? {
             Source::Embedded => {
@@ -132,21 +128,6 @@ impl Place {
             Self::Folder(folder) => folder,
         }
     }
-}
-
-/// The folder of the synthetic model of this size in the user's cache, written if it is not there.
-fn synthetic(size: &Size) -> Result<PathBuf> {
-    let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = var("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache"))).context(
-        "there is no home folder for the cache: set XDG_CACHE_HOME to a folder that can be written",
-    )?;
-    let folder = cache.join("pythia-cli").join("synth").join(format!("{}-{SEED}", size.name));
-    // The config is written last.
-    if !folder.join("config.json").is_file() || !folder.join("model.safetensors").is_file() {
-        note(&format!("writing synthetic weights to {}", folder.display()));
-        synth::write(size, &folder, SEED)?;
-    }
-    Ok(folder)
 }
 
 #[cfg(test)]

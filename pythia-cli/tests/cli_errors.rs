@@ -64,6 +64,21 @@ fn options_out_of_range_are_named() {
 }
 
 #[test]
+fn absurd_numbers_are_refused_or_harmless() {
+    let huge = usize::MAX.to_string();
+    says(&["run", "x", "-n", &huge], &["context of 512"]);
+    says(&["bench", "--prompt-tokens", &huge], &["do not fit"]);
+    says(&["bench", "--new-tokens", &huge], &["do not fit"]);
+    command::usage(&["run", "x", "--num-return-sequences", "5000"], "1024");
+    command::usage(&["run", "x", "--num-beams", &huge], "--num-beams");
+    command::usage(&["run", "x", "--threads", "5000"], "1024");
+    let harmless = ["run", "x", "-n", "2", "--top-k", &huge, "--no-repeat-ngram-size", &huge];
+    let sampled = ["--temperature", "1e300", "--seed", &huge];
+    command::stdout(&run(&[&harmless[..], &sampled].concat()));
+    assert!(command::stdout(&run(&["next", "x", "--top", &huge])).lines().count() > 4000);
+}
+
+#[test]
 fn a_wrong_place_is_told() {
     says(&["run", "x", "-m", "/no/such/place"], &["/no/such/place", "no such folder"]);
     says(&["run", "x", "-m", "gpt5"], &["`gpt5` is not a model", "EleutherAI/pythia-70m", "1.4b"]);

@@ -87,19 +87,19 @@ impl Report {
 
 fn measure(args: &Args, model: &Model, crew: &Crew<'_>) -> Result<Report> {
     let (config, mut workspace) = (model.config(), Workspace::new());
+    let mut prompt_cache = model.cache(args.prompt_tokens)?;
+    let mut cache = model.cache(BEFORE.saturating_add(args.new_tokens))?;
     let ids = ids(config, args.prompt_tokens.max(BEFORE));
 
     // Decoding first: its prompt brings the weights into memory.
-    let mut cache = model.cache(BEFORE.saturating_add(args.new_tokens))?;
     forward(model, crew, &ids[..BEFORE], &mut cache, &mut workspace)?;
     let decode = median(args.repeats, || {
         cache.truncate(BEFORE);
         (0..args.new_tokens).try_for_each(|_| forward(model, crew, &ids[..1], &mut cache, &mut workspace))
     })?;
-    let mut cache = model.cache(args.prompt_tokens)?;
     let prefill = median(args.repeats, || {
-        cache.truncate(0);
-        forward(model, crew, &ids[..args.prompt_tokens], &mut cache, &mut workspace)
+        prompt_cache.truncate(0);
+        forward(model, crew, &ids[..args.prompt_tokens], &mut prompt_cache, &mut workspace)
     })?;
 
     let (peak_gflops, read_gb_s) = (peak::fma_gflops(crew), peak::read_gb_s(crew));

@@ -1,13 +1,11 @@
 //! `synth`: writes a model with synthetic weights.
 
-use crate::model::SEED;
 use crate::output::Out;
+use crate::synthetic::{self, SEED};
 use anyhow::{Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use pythia_model::{Size, synth};
-use std::io::{self, IsTerminal};
+use pythia_model::Size;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Write a model of a published size with synthetic weights
 #[derive(Debug, clap::Args)]
@@ -39,24 +37,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         ensure!(args.force, "{dir} already has a {file}: choose another folder, or replace it with --force");
     }
     let since = Instant::now();
-    let spinner = spinner(&format!("writing {} synthetic weights to {dir}", size.name));
-    let written = synth::write(size, &args.dir, args.seed);
-    spinner.finish_and_clear();
-    written?;
+    synthetic::write(size, &args.dir, args.seed)?;
     let (name, seed, seconds) = (size.name, args.seed, since.elapsed().as_secs_f64());
     let parameters = size.config().parameters().total as f64 / 1e6;
     out.text(&format!("{dir}: {name} with seed {seed}, {parameters:.1} M parameters, {seconds:.1} s\n"))
-}
-
-/// A spinner with the time that has passed, on a terminal.
-fn spinner(message: &str) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let spinner = ProgressBar::new_spinner().with_message(message.to_owned());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-        spinner.set_style(style);
-    }
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    spinner
 }
