@@ -1,5 +1,6 @@
 //! What is shown while files come down: a bar on a terminal, plain lines elsewhere, or nothing.
 
+use crate::output::note;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -69,7 +70,7 @@ impl Progress for Stderr {
             if total >= LARGE {
                 let resumed =
                     if done > 0 { format!(", of which {} are here", megabytes(done)) } else { String::new() };
-                eprintln!("downloading {file}: {}{resumed}", megabytes(total));
+                note(&format!("downloading {file}: {}{resumed}", megabytes(total)));
             }
             Shown::Lines { file: file.to_owned(), total, done_before: done, since: Instant::now() }
         };
@@ -88,7 +89,7 @@ impl Progress for Stderr {
             Some(Shown::Lines { file, total, done_before, since }) if total >= LARGE => {
                 let seconds = since.elapsed().as_secs_f64();
                 let speed = total.saturating_sub(done_before) as f64 / 1e6 / seconds.max(1e-3);
-                eprintln!("downloaded {file}: {} in {seconds:.1} s ({speed:.1} MB/s)", megabytes(total));
+                note(&format!("downloaded {file}: {} in {seconds:.1} s ({speed:.1} MB/s)", megabytes(total)));
             }
             _ => {}
         }
@@ -97,7 +98,7 @@ impl Progress for Stderr {
     fn note(&self, line: &str) {
         match &*self.file.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(Shown::Bar(bar)) => bar.println(line),
-            _ => eprintln!("{line}"),
+            _ => note(line),
         }
     }
 }

@@ -1,0 +1,25 @@
+//! One file per command: its arguments and what it does.
+
+pub(crate) mod bench;
+pub(crate) mod next;
+pub(crate) mod run;
+pub(crate) mod score;
+pub(crate) mod synth;
+pub(crate) mod tokenize;
+
+use crate::args::Command;
+use crate::output::Out;
+use anyhow::Result;
+
+/// Does what the command says.
+pub(crate) fn run(command: Command, out: &mut Out) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(&args, out),
+        Command::Next(args) => next::run(&args, out),
+        Command::Score(args) => score::run(&args, out),
+        Command::Tokenize(args) => tokenize::tokenize(&args, out),
+        Command::Detokenize(args) => tokenize::detokenize(&args, out),
+        Command::Bench(args) => bench::run(&args, out),
+        Command::Synth(args) => synth::run(&args, out),
+    }
+}

@@ -1,0 +1,151 @@
+//! Opens whatever `-m` means.
+
+use crate::args::ModelArgs;
+use crate::hub::{Hub, Source, progress};
+use crate::quiet::quietly;
+use crate::synthetic;
+use anyhow::{Context, Result, bail, ensure};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights};
+use pythia_tensor::Team;
+use std::path::{Path, PathBuf};
+
+/// Bytes in the program at an address from which weights are read without copying.
+#[repr(C, align(64))]
+struct Aligned<B: ?Sized>(B);
+
+static WEIGHTS: &Aligned<[u8]> = &Aligned(*include_bytes!("../assets/mini/model.safetensors"));
+const CONFIG: &[u8] = include_bytes!("../assets/mini/config.json");
+const TOKENIZER: &[u8] = include_bytes!("../assets/mini/tokenizer.json");
+
+/// Where a model's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this program.
+    Embedded,
+    /// In a folder, which errors call by this path.
+    Folder(PathBuf),
+}
+
+/// A model that is ready, with its tokenizer if it has one.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Option<Tokenizer>,
+}
+
+impl ModelArgs {
+    /// Finds the model, and downloads or writes it if need be.
+    pub(crate) fn locate(&self) -> Result<Place> {
+        if let Some(size) = self.model.as_deref().and_then(|name| name.strip_prefix("synth:")) {
+            self.refuse_revision("a synthetic model")?;
+            return Ok(Place::Folder(synthetic::cached(Size::named(size)?)?));
+        }
+        match Source::parse(self.model.as_deref())? {
+            Source::Embedded => {
+                self.refuse_revision("the model inside this program (choose another with -m)")?;
+                Ok(Place::Embedded)
+            }
+            Source::Folder(folder) => {
+                self.refuse_revision(&format!("the folder {}", folder.display()))?;
+                ensure!(folder.is_dir(), "{}: there is no such folder", folder.display());
+                Ok(Place::Folder(folder))
+            }
+            Source::Hub(id) => {
+                let revision = self.revision.as_deref().unwrap_or("main");
+                let hub = Hub::from_env(self.offline)?;
+                Ok(Place::Folder(hub.snapshot(&id, revision, &progress::Stderr::default())?))
+            }
+        }
+    }
+
+    fn refuse_revision(&self, what: &str) -> Result<()> {
+        if let Some(revision) = &self.revision {
+            bail!("--revision {revision} needs a model of the Hub, but -m is {what}: leave --revision out");
+        }
+        Ok(())
+    }
+
+    /// The threads to compute with.
+    pub(crate) fn team(&self) -> Result<Team> {
+        Ok(Team::new(usize::from(self.threads))?)
+    }
+}
+
+impl Place {
+    /// The model.
+    pub(crate) fn model(&self) -> Result<Model> {
+        match self {
+            Self::Embedded => {
+                let config = Config::from_bytes("the embedded config.json", CONFIG)?;
+                let weights = Weights::from_static(&WEIGHTS.0, "the embedded model.safetensors", &config)?;
+                Ok(Model::new(config, weights))
+            }
+            Self::Folder(folder) => Ok(Model::open(folder)?),
+        }
+    }
+
+    /// The tokenizer, if there is a `tokenizer.json`.
+    pub(crate) fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let (path, json);
+        match self {
+            Self::Embedded => (path, json) = (PathBuf::from("the embedded tokenizer.json"), Some(TOKENIZER)),
+            Self::Folder(folder) => (path, json) = (folder.join("tokenizer.json"), None),
+        }
+        if json.is_none() && !path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
+            return Ok(None);
+        }
+        let read = || match json {
+            Some(json) => Tokenizer::from_bytes(&path, json),
+            None => Tokenizer::from_file(&path),
+        };
+        Ok(Some(quietly(read)?))
+    }
+
+    /// The model, and its tokenizer if it has one.
+    pub(crate) fn open(&self) -> Result<Opened> {
+        let model = self.model()?;
+        let tokenizer = self.tokenizer()?;
+        if let Some(tokenizer) = &tokenizer {
+            let (tokens, rows) = (tokenizer.vocab_size(), model.config().vocab_size);
+            ensure!(
+                tokens <= rows,
+                "{}: the tokenizer has {tokens} ids, but the model's config.json has `vocab_size` {rows}: they do \
+                 not belong together",
+                self.path().join("tokenizer.json").display()
+            );
+        }
+        Ok(Opened { model, tokenizer })
+    }
+
+    /// What errors call the model.
+    pub(crate) fn name(&self) -> String {
+        self.path().display().to_string()
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Embedded => Path::new("the embedded model"),
+            Self::Folder(folder) => folder,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_model_is_not_copied() {
+        let model = Place::Embedded.model().unwrap();
+        let bytes = model.weights().embed_in.bytes().as_ptr_range();
+        let file = WEIGHTS.0.as_ptr_range();
+        assert!(file.start <= bytes.start && bytes.end <= file.end);
+        assert_eq!(file.start as usize % 64, 0);
+    }
+
+    #[test]
+    fn the_embedded_tokenizer_belongs_to_the_embedded_model() {
+        let Opened { model, tokenizer } = Place::Embedded.open().unwrap();
+        assert!(tokenizer.unwrap().vocab_size() <= model.config().vocab_size);
+    }
+}

@@ -1,0 +1,136 @@
+//! The program among others: pipes that close, signals, odd environments, two at once.
+
+mod command;
+
+use command::{json, pythia, run, stdout, text};
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A generation of many seconds on a synthetic model in `cache`.
+fn long(cache: &TempDir, more: &[&str]) -> Command {
+    let mut command = pythia();
+    command.env("XDG_CACHE_HOME", cache.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["run", "-m", "synth:31m", "--ids", "1,2", "-n", "2000", "--ignore-eos"]).args(more);
+    command
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+}
+
+/// The exit code and the rest of the output of a program that is to end soon.
+fn end(mut child: Child) -> (Option<i32>, String, String) {
+    let since = Instant::now();
+    let (mut out, mut err) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    (code, out, err)
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_a_generation_and_keeps_its_text() {
+    let cache = TempDir::new().unwrap();
+    let mut child = long(&cache, &[]).spawn().unwrap();
+    let mut start = [0; 8];
+    child.stdout.as_mut().unwrap().read_exact(&mut start).unwrap();
+    interrupt(&child);
+    let (code, rest, err) = end(child);
+    let whole = text(&start) + &rest;
+    assert_eq!(code, Some(130), "{err}");
+    assert!(!err.contains("error"), "{err}");
+    assert!(whole.starts_with("1,2,") && whole.ends_with('\n') && whole.len() < 9000, "{whole}");
+    assert!(whole.trim().split(',').all(|id| id.parse::<u32>().is_ok()), "{whole}");
+
+    // With --json there is no half of an object. The weights are written by now.
+    let child = long(&cache, &["--json"]).spawn().unwrap();
+    thread::sleep(Duration::from_secs(1));
+    interrupt(&child);
+    assert_eq!(end(child), (Some(130), String::new(), String::new()));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_leaves_no_half_of_a_model() {
+    let folder = TempDir::new().unwrap();
+    let mut command = pythia();
+    command.args(["synth", "2.8b"]).arg(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let files = || folder.path().read_dir().unwrap().count();
+    let since = Instant::now();
+    while files() == 0 {
+        assert!(since.elapsed() < Duration::from_secs(10), "nothing is written");
+        thread::sleep(Duration::from_millis(5));
+    }
+    interrupt(&child);
+    assert_eq!(end(child), (Some(130), String::new(), String::new()));
+    assert_eq!(files(), 0);
+}
+
+#[test]
+fn nobody_reading_is_the_end_and_no_error() {
+    for args in [&["run", "Hi", "-n", "400"][..], &["run", "Hi", "--json"], &["next", "Hi"], &["--help"]] {
+        let mut child = pythia().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+    // The same for errors that nobody reads.
+    let mut child = pythia().args(["run", ""]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = pythia().args(["next", "Hi"]).stdout(full).output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.starts_with("error: cannot write to stdout: "), "{err}");
+}
+
+#[test]
+fn the_environment_does_not_matter() {
+    let args = ["next", "Ünder the", "--top", "3"];
+    let usual = stdout(&run(&args));
+    let same = |change: &dyn Fn(&mut Command)| {
+        let mut command = pythia();
+        change(command.args(args));
+        assert_eq!(stdout(&command.output().unwrap()), usual);
+    };
+    same(&|command| _ = command.env("LC_ALL", "C"));
+    same(&|command| _ = command.env("LC_ALL", "de_DE.ISO-8859-1"));
+    same(&|command| _ = command.env_remove("HOME"));
+    same(&|command| _ = command.env_clear());
+    same(&|command| _ = command.env("COLUMNS", "wide").env("NO_COLOR", "1").env("TERM", "dumb"));
+    same(&|command| _ = command.current_dir("/"));
+}
+
+#[test]
+fn two_at_once_share_a_cache() {
+    let cache = TempDir::new().unwrap();
+    let start = || {
+        let mut command = pythia();
+        command.env("XDG_CACHE_HOME", cache.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["run", "-m", "synth:14m", "--ids", "1,2", "-n", "3", "--json"]).spawn().unwrap()
+    };
+    let both = [start(), start()].map(|child| child.wait_with_output().unwrap());
+    let [a, b] = both.map(|output| {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    });
+    assert_eq!(a, b);
+    // Now that it is there, nothing is written and nothing is said.
+    let third = start().wait_with_output().unwrap();
+    assert_eq!((json(&third).len(), text(&third.stdout)), (1, a));
+    assert_eq!(cache.path().join("pythia-cli/synth/14m-1234").read_dir().unwrap().count(), 2);
+}
