@@ -8,9 +8,9 @@ use pythia_tensor::{Crew, Isa, Team};
 use pythia_tests::{fingerprint, fixtures, synthetic};
 use std::sync::LazyLock;
 
-/// Two layers of odd widths: K is 1.25 blocks of the matmul's sums and 5 of them in the MLP, heads are 80 wide.
+/// K is one block of the matmul's sums and a bit more, and four and a bit in the MLP; heads are 66 wide.
 const WIDE: Size =
-    Size { name: "wide", num_hidden_layers: 2, hidden_size: 640, num_attention_heads: 8, vocab_size: 200 };
+    Size { name: "wide", num_hidden_layers: 2, hidden_size: 528, num_attention_heads: 8, vocab_size: 200 };
 
 /// Small enough for many random cases, with the published context of 2048.
 const SMALL: Size =
@@ -71,14 +71,17 @@ fn pieces(len: usize) -> Vec<usize> {
     ends.take_while(|&end| end < len).collect()
 }
 
+/// Numbers of threads, more than this machine may have included.
+const THREADS: [usize; 4] = [1, 2, 3, 8];
+
 /// Everything that may not matter, on one model and one prompt.
-fn check(model: &Model, len: usize, isa: Isa) {
+fn check(model: &Model, len: usize, isa: Isa, threads: &[usize]) {
     let ids = prompt(model, len, 7);
     let others = [prompt(model, 1, 1), prompt(model, len / 2 + 3, 2), prompt(model, 33.min(len), 3)];
     let [a, b, c] = others.each_ref().map(Vec::as_slice);
     let want = Team::with_isa(1, isa).unwrap().enter(|crew| at_once(crew, model, &ids));
     assert_eq!(want.len(), len);
-    for threads in [1, 2, 3, 8] {
+    for &threads in threads {
         let case = |what: &str| {
             format!("{what}, {threads} threads, {isa}, hidden size {}", model.config().hidden_size)
         };
@@ -99,7 +102,7 @@ fn check(model: &Model, len: usize, isa: Isa) {
 fn fixtures_have_the_same_bits_in_any_company() {
     for name in ["parallel-f16", "sequential-rotary-full", "odd-sizes"] {
         for &isa in Isa::available() {
-            check(&fixture(name), 64, isa);
+            check(&fixture(name), 64, isa, &THREADS);
         }
     }
 }
@@ -108,7 +111,8 @@ fn fixtures_have_the_same_bits_in_any_company() {
 fn several_blocks_of_keys_and_of_sums_have_the_same_bits_in_any_company() {
     let model = model(&WIDE);
     for &isa in Isa::available() {
-        check(&model, 150, isa);
+        // The portable kernels are slow, and threads share the work in the same way for all.
+        check(&model, 150, isa, if isa == Isa::best() { &THREADS } else { &[2] });
     }
 }
 
@@ -116,7 +120,7 @@ fn several_blocks_of_keys_and_of_sums_have_the_same_bits_in_any_company() {
 #[test]
 fn a_published_size_has_the_same_bits_in_any_company() {
     let model = model(Size::named("14m").unwrap());
-    check(&model, 70, Isa::best());
+    check(&model, 70, Isa::best(), &THREADS);
 }
 
 #[test]
