@@ -1,7 +1,9 @@
 //! Loaders of the reference data that the tests of the whole system compare with.
 
+use pythia_model::{Size, synth};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// The project's own fixtures, which a stranger's checkout has too.
 pub fn fixtures() -> PathBuf {
@@ -27,6 +29,25 @@ pub fn folders(dir: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries.map(|e| e.expect("entry").path()).filter(|p| p.is_dir()).collect();
     folders.sort();
     folders
+}
+
+/// An empty folder that is deleted when dropped. It lies in `PYTHIA_TEST_DIR`, if that is set: the largest models need 24 GB.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn temporary() -> TempDir {
+    let parent = std::env::var_os("PYTHIA_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::Builder::new().prefix("pythia-test-").tempdir_in(parent).expect("a temporary folder")
+}
+
+/// A folder with the synthetic model of the reference data: `synth.py`'s weights with seed 1234. Deleted when dropped.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn synthetic(size: &Size) -> TempDir {
+    let dir = temporary();
+    synth::write(size, &dir, 1234).unwrap_or_else(|e| panic!("{e}"));
+    dir
 }
 
 /// A file of named tensors that transformers computed.
@@ -80,7 +101,12 @@ impl Reference {
         SafeTensors::deserialize(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.path.display()))
     }
 
-    fn numbers<const N: usize, T>(&self, name: &str, dtype: Dtype, read: fn([u8; N]) -> T) -> (Vec<usize>, Vec<T>) {
+    fn numbers<const N: usize, T>(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        read: fn([u8; N]) -> T,
+    ) -> (Vec<usize>, Vec<T>) {
         let file = self.read();
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
         assert_eq!(tensor.dtype(), dtype, "{name}");
@@ -96,7 +122,14 @@ impl Reference {
 pub fn worst(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let differences = got.iter().zip(want).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |worst, d| if d <= worst { worst } else { assert!(!d.is_nan(), "NaN"); d })
+    differences.fold(0.0, |worst, d| {
+        if d <= worst {
+            worst
+        } else {
+            assert!(!d.is_nan(), "NaN");
+            d
+        }
+    })
 }
 
 /// The first largest number's place.
@@ -106,4 +139,10 @@ pub fn worst(got: &[f32], want: &[f32]) -> f32 {
 pub fn argmax(logits: &[f32]) -> u32 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits.iter().position(|&l| l == top).expect("a largest number") as u32
+}
+
+/// A fingerprint of the bits of some numbers, the 32-bit words in the role of FNV-1a's bytes.
+pub fn fingerprint(numbers: &[f32]) -> u64 {
+    let offset = 0xCBF2_9CE4_8422_2325;
+    numbers.iter().fold(offset, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01B3))
 }

@@ -1,0 +1,148 @@
+//! The mini-suite, a small model at 14 steps of its training: transformers' loss at each, and text that reads like text.
+
+use pythia_model::{Cache, Model, Sequence, Tokenizer, Workspace, log_sum_exp};
+use pythia_tensor::{Crew, Mat, Team, ops};
+use pythia_tests::{argmax, shared};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Tokens whose loss a window gives.
+const WINDOW: usize = 256;
+
+/// Windows in one forward pass.
+const WINDOWS: usize = 16;
+
+/// Of the mean loss. The rounding errors of single losses, some 1e-6, have both signs.
+const TOLERANCE: f64 = 1e-5;
+
+fn read_json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The tales of the validation set, each as `[0] + ids`, end to end.
+fn valid_ids(tokenizer: &Tokenizer, tales: &Path) -> Vec<u32> {
+    let tales = std::fs::read_to_string(tales).unwrap();
+    let mut ids = Vec::new();
+    for tale in tales.lines().map(read_json) {
+        ids.push(0);
+        ids.extend(tokenizer.encode(tale["text"].as_str().unwrap()).unwrap());
+    }
+    ids
+}
+
+/// The mean loss over all windows of `WINDOW + 1` ids, each of which starts with the last id of the one before.
+fn mean_loss(crew: &Crew<'_>, model: &Model, ids: &[u32]) -> f64 {
+    let starts: Vec<usize> = (0..ids.len() - WINDOW).step_by(WINDOW).collect();
+    let mut caches: Vec<Cache> = (0..WINDOWS).map(|_| model.cache(WINDOW).unwrap()).collect();
+    let mut workspace = Workspace::new();
+    let mut sum = 0.0;
+    for starts in starts.chunks(WINDOWS) {
+        for cache in &mut caches {
+            cache.truncate(0);
+        }
+        let mut batch: Vec<Sequence<'_>> = starts
+            .iter()
+            .zip(&mut caches)
+            .map(|(&start, cache)| Sequence::all(&ids[start..start + WINDOW], cache))
+            .collect();
+        let logits = model.forward(crew, &mut batch, &mut workspace).unwrap();
+        let mut log_sums = vec![0.0; logits.rows()];
+        ops::log_sum_exp(crew, &mut log_sums, logits);
+        let next = starts.iter().flat_map(|&start| &ids[start + 1..=start + WINDOW]);
+        sum += next
+            .zip(log_sums)
+            .enumerate()
+            .map(|(row, (&id, log_sum))| f64::from(log_sum) - f64::from(logits.row(row)[id as usize]))
+            .sum::<f64>();
+    }
+    sum / (starts.len() * WINDOW) as f64
+}
+
+/// Compares the losses of the steps that `chosen` likes, of which there must be `count`.
+fn check_losses(chosen: impl Fn(&str) -> bool, count: usize) {
+    let (Some(suite), Some(tales)) = (shared("mini-suite"), shared("data/tales/valid.jsonl")) else { return };
+    let want = read_json(&std::fs::read_to_string(suite.join("valid_loss.json")).unwrap());
+    let tokenizer = Tokenizer::from_file(suite.join("tokenizer.json")).unwrap();
+    let ids = valid_ids(&tokenizer, &tales);
+    assert_eq!(Some(ids.len() as u64), want["ids"].as_u64());
+    assert_eq!(Some(((ids.len() - 1) / WINDOW * WINDOW) as u64), want["tokens_scored"].as_u64());
+    let steps: Vec<_> = want["loss"].as_object().unwrap().iter().filter(|(step, _)| chosen(step)).collect();
+    assert_eq!(steps.len(), count);
+    Team::new(0).unwrap().enter(|crew| {
+        for (step, want) in steps {
+            let (model, want) = (Model::open(suite.join(step)).unwrap(), want.as_f64().unwrap());
+            let got = mean_loss(crew, &model, &ids);
+            println!("{step}: loss {got:.8}, transformers {want:.8}, difference {:.1e}", got - want);
+            assert!((got - want).abs() <= TOLERANCE, "{step}: {got} {want}");
+        }
+    });
+}
+
+#[test]
+fn the_loss_at_three_steps_is_that_of_transformers() {
+    check_losses(|step| ["step0", "step128", "step3000"].contains(&step), 3);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn the_loss_at_every_step_is_that_of_transformers() {
+    check_losses(|_| true, 14);
+}
+
+/// The last step, in the program if it is embedded there, else in the reference data; and its tokenizer's path.
+fn last_step() -> Option<(PathBuf, PathBuf)> {
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pythia-cli/assets/mini");
+    if embedded.exists() {
+        return Some((embedded.clone(), embedded.join("tokenizer.json")));
+    }
+    let suite = shared("mini-suite")?;
+    Some((suite.join("step3000"), suite.join("tokenizer.json")))
+}
+
+/// The greedy continuation of `prompt` by `tokens` ids.
+fn greedy(crew: &Crew<'_>, model: &Model, prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let (mut cache, mut workspace) = (model.cache(prompt.len() + tokens).unwrap(), Workspace::new());
+    let (mut new, mut ids) = (prompt.to_vec(), Vec::new());
+    while ids.len() < tokens {
+        let logits = model.forward(crew, &mut [Sequence::last(&new, &mut cache)], &mut workspace).unwrap();
+        new = vec![argmax(logits.row(0))];
+        ids.extend(&new);
+    }
+    ids
+}
+
+/// The mean log-probability of the ids from `start` on.
+fn mean_log_prob(crew: &Crew<'_>, model: &Model, ids: &[u32], start: usize) -> f64 {
+    let (mut cache, mut workspace) = (model.cache(ids.len()).unwrap(), Workspace::new());
+    let logits: Mat<'_> = model.forward(crew, &mut [Sequence::all(ids, &mut cache)], &mut workspace).unwrap();
+    let log_prob = |t: usize| f64::from(logits.row(t - 1)[ids[t] as usize]) - log_sum_exp(logits.row(t - 1));
+    (start..ids.len()).map(log_prob).sum::<f64>() / (ids.len() - start) as f64
+}
+
+/// No text is expected, which rounding could change, but what every continuation by a trained model has.
+#[test]
+fn the_last_step_continues_a_tale_with_words() {
+    let Some((dir, tokenizer)) = last_step() else { return };
+    let (model, tokenizer) = (Model::open(dir).unwrap(), Tokenizer::from_file(tokenizer).unwrap());
+    let mut ids = [vec![0], tokenizer.encode("Once upon a time").unwrap()].concat();
+    let prompt = ids.len();
+    Team::new(0).unwrap().enter(|crew| {
+        ids.extend(greedy(crew, &model, &ids, 40));
+        let text = tokenizer.decode(&ids[prompt..]);
+        let mean = mean_log_prob(crew, &model, &ids, prompt);
+        println!("Once upon a time{text}\nmean log-probability {mean:.2}");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let is_word = |word: &&&str| word.chars().any(char::is_alphabetic) && word.len() < 16;
+        assert!(words.len() >= 20, "{text}");
+        assert!(words.iter().filter(is_word).count() * 10 >= words.len() * 9, "{text}");
+        assert!(text.chars().all(|c| c.is_ascii_graphic() || " \n’‘“”—".contains(c)), "{text:?}");
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()), text);
+        // A model that knows nothing gives every token 1 / 4096: -8.3.
+        assert!(mean > -3.0, "{mean}");
+        if let Some(suite) = shared("mini-suite") {
+            let untrained = mean_log_prob(crew, &Model::open(suite.join("step0")).unwrap(), &ids, prompt);
+            println!("before training {untrained:.2}");
+            assert!(mean > untrained + 4.0, "{mean} {untrained}");
+        }
+    });
+}
