@@ -221,16 +221,24 @@ fn pack<'w, S: Simd, W: Element, const R: usize>(
 }
 
 /// The dot products of `MR` packed rows with `NR` packed rows over one block.
+///
+/// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
+/// levels, and then the sums live in memory.
 #[inline(always)]
 fn tile<S: Simd, const MR: usize, const NR: usize>(s: S, a: &[f32], w: &[f32]) -> [[f32; NR]; MR] {
+    let steps = w.len() / (NR * S::LANES);
+    assert!(a.len() >= steps * MR * S::LANES, "panels of {} and {}", a.len(), w.len());
     let mut acc = [[s.zero(); NR]; MR];
-    for (a, w) in a.chunks_exact(MR * S::LANES).zip(w.chunks_exact(NR * S::LANES)) {
+    for step in 0..steps {
+        let (a_at, w_at) = (step * MR * S::LANES, step * NR * S::LANES);
         let mut x = [s.zero(); MR];
         for i in 0..MR {
-            x[i] = s.load(&a[i * S::LANES..]);
+            // SAFETY: `step < steps`, and `a` holds `steps * MR` vectors.
+            x[i] = s.load(unsafe { a.get_unchecked(a_at + i * S::LANES..a_at + (i + 1) * S::LANES) });
         }
         for j in 0..NR {
-            let w = s.load(&w[j * S::LANES..]);
+            // SAFETY: `step < steps`, and `w` holds `steps * NR` vectors.
+            let w = s.load(unsafe { w.get_unchecked(w_at + j * S::LANES..w_at + (j + 1) * S::LANES) });
             for i in 0..MR {
                 acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
             }
