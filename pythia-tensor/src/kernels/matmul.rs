@@ -124,6 +124,7 @@ fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>,
     let n = w.len() / k;
     let a: [&[f32]; M] = std::array::from_fn(|i| a.row(i));
     for n0 in (0..n).step_by(N) {
+        let ahead = w.get((n0 + N) * k..).unwrap_or_default();
         // Past the last row of weights, it is used again and its result dropped.
         let w: [&[W]; N] = std::array::from_fn(|j| &w[(n0 + j).min(n - 1) * k..][..k]);
         for k0 in (0..k).step_by(KC) {
@@ -136,6 +137,12 @@ fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>,
                 for i in 0..M {
                     // SAFETY: `at + LANES <= whole <= k`, the length of every row.
                     x[i] = s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) });
+                }
+                // Rows are too short for the hardware's prefetcher to get up to speed: ask for the next group's.
+                if at * size_of::<W>() % 64 == 0 {
+                    for j in 0..N {
+                        ahead.get(j * k + at).into_iter().for_each(|w| s.prefetch(w));
+                    }
                 }
                 for j in 0..N {
                     // SAFETY: as above.
