@@ -52,11 +52,11 @@ stamp! {
 
 /// The plain twin of the kernel: the same sums in `f64`, in order.
 pub fn matmul_reference<W: Element>(a: Mat<'_>, w: &[W]) -> Vec<f64> {
-    let row = |m| w.chunks(a.cols()).map(move |w| dot(a.row(m), w));
-    fn dot<W: Element>(a: &[f32], w: &[W]) -> f64 {
+    let dot = |a: &[f32], w: &[W]| -> f64 {
         a.iter().zip(w).map(|(&a, w)| f64::from(a) * f64::from(w.to_f32())).sum()
-    }
-    (0..a.rows()).flat_map(row).collect()
+    };
+    let rows = (0..a.rows()).map(|m| a.row(m));
+    rows.flat_map(|a| w.chunks(a.len()).map(move |w| dot(a, w))).collect()
 }
 
 #[inline(always)]
@@ -90,8 +90,11 @@ fn reduce<S: Simd, const M: usize, const N: usize>(s: S, acc: [[S::F32; N]; M]) 
     let mut out = [[0.0; N]; M];
     let mut i = 0;
     while i < M * N {
-        let at = |i: usize| acc[i / N][i % N];
-        let sums = s.sum4([at(i), at(i + 1), at(i + 2), at(i + 3)]);
+        let mut four = [s.zero(); 4];
+        for j in 0..4 {
+            four[j] = acc[(i + j) / N][(i + j) % N];
+        }
+        let sums = s.sum4(four);
         for j in 0..4 {
             out[(i + j) / N][(i + j) % N] = sums[j];
         }
@@ -115,15 +118,16 @@ fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>,
             let mut acc = [[s.zero(); N]; M];
             let mut at = k0;
             while at < whole {
-                let a: [S::F32; M] = std::array::from_fn(|i| {
+                let mut x = [s.zero(); M];
+                for i in 0..M {
                     // SAFETY: `at + LANES <= whole <= k`, the length of every row.
-                    s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) })
-                });
+                    x[i] = s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) });
+                }
                 for j in 0..N {
                     // SAFETY: as above.
                     let w = W::load(s, unsafe { w[j].get_unchecked(at..at + S::LANES) });
                     for i in 0..M {
-                        acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+                        acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
                     }
                 }
                 at += S::LANES;
@@ -217,15 +221,26 @@ fn pack<'w, S: Simd, W: Element, const R: usize>(
 }
 
 /// The dot products of `MR` packed rows with `NR` packed rows over one block.
+///
+/// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
+/// levels, and then the sums live in memory.
 #[inline(always)]
 fn tile<S: Simd, const MR: usize, const NR: usize>(s: S, a: &[f32], w: &[f32]) -> [[f32; NR]; MR] {
+    let steps = w.len() / (NR * S::LANES);
+    assert!(a.len() >= steps * MR * S::LANES, "panels of {} and {}", a.len(), w.len());
     let mut acc = [[s.zero(); NR]; MR];
-    for (a, w) in a.chunks_exact(MR * S::LANES).zip(w.chunks_exact(NR * S::LANES)) {
-        let a: [S::F32; MR] = std::array::from_fn(|i| s.load(&a[i * S::LANES..]));
+    for step in 0..steps {
+        let (a_at, w_at) = (step * MR * S::LANES, step * NR * S::LANES);
+        let mut x = [s.zero(); MR];
+        for i in 0..MR {
+            // SAFETY: `step < steps`, and `a` holds `steps * MR` vectors.
+            x[i] = s.load(unsafe { a.get_unchecked(a_at + i * S::LANES..a_at + (i + 1) * S::LANES) });
+        }
         for j in 0..NR {
-            let w = s.load(&w[j * S::LANES..]);
+            // SAFETY: `step < steps`, and `w` holds `steps * NR` vectors.
+            let w = s.load(unsafe { w.get_unchecked(w_at + j * S::LANES..w_at + (j + 1) * S::LANES) });
             for i in 0..MR {
-                acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+                acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
             }
         }
     }
@@ -260,7 +275,11 @@ mod tests {
             let terms = a[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
             let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w.to_f32()).abs())).sum();
             let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
-            assert!((f64::from(got) - want).abs() <= bound, "{isa} {} {m}x{n}x{k} at {i}: {got} {want}", W::DTYPE);
+            assert!(
+                (f64::from(got) - want).abs() <= bound,
+                "{isa} {} {m}x{n}x{k} at {i}: {got} {want}",
+                W::DTYPE
+            );
         }
     }
 

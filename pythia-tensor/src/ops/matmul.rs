@@ -55,7 +55,12 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
     for (out, products) in &jobs {
         for p in *products {
             let (m, n, k) = (out.rows(), out.cols(), p.a.cols());
-            assert!(p.a.rows() == m && p.weight.shape() == [n, k], "{:?} x {:?} into [{m}, {n}]", p.a, p.weight);
+            assert!(
+                p.a.rows() == m && p.weight.shape() == [n, k],
+                "{:?} x {:?} into [{m}, {n}]",
+                p.a,
+                p.weight
+            );
             assert!(p.bias.is_none_or(|b| b.len() == n), "bias of {:?}", p.weight);
         }
     }
