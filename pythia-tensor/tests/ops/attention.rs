@@ -194,7 +194,8 @@ proptest! {
             let (scores, out) = got.split_at(want_scores.len());
             let seen = |i: &usize| want_scores[*i].is_finite();
             prop_assert!((0..scores.len()).all(|i| seen(&i) || scores[i] == f32::NEG_INFINITY), "{} sees what comes", isa);
-            let (got, want): (Vec<f32>, Vec<f64>) = (0..scores.len()).filter(seen).map(|i| (scores[i], want_scores[i])).unzip();
+            let pairs = (0..scores.len()).filter(seen).map(|i| (scores[i], want_scores[i]));
+            let (got, want): (Vec<f32>, Vec<f64>) = pairs.unzip();
             assert_near(&got, &want, |_| score_error(dim), format_args!("scores, {isa}"));
             // The same scores: only the sums over the keys are done in another order, by both.
             let fused: Vec<f64> = fused.into_iter().map(f64::from).collect();
@@ -213,7 +214,8 @@ proptest! {
         let (mut want, mut magnitude) = (Vec::new(), Vec::new());
         for i in 0..tokens * heads * dim {
             let (t, head, d) = (i / dim / heads, i / dim % heads, i % dim);
-            let terms = (0..keys).map(|j| f64::from(pattern[(head * tokens + t) * keys + j]) * f64::from(values[head][j * dim + d]));
+            let weights = &pattern[(head * tokens + t) * keys..][..keys];
+            let terms = (0..keys).map(|j| f64::from(weights[j]) * f64::from(values[head][j * dim + d]));
             want.push(terms.clone().sum::<f64>());
             magnitude.push(terms.map(f64::abs).sum::<f64>());
         }

@@ -5,6 +5,9 @@ use half::{bf16, f16};
 use pythia_tensor::ops::{Product, Then, embedding, matmul};
 use pythia_tensor::{DType, Element, Mat, MatMut, Tensor};
 
+/// How many numbers 16 bits can be.
+const COUNT: usize = 1 << 16;
+
 /// What the 16 bits of an IEEE 754 binary16 mean, by the standard's table 3.1 and section 3.4, without any conversion
 /// of the machine or of a crate.
 fn binary16(bits: u16) -> f32 {
@@ -56,7 +59,7 @@ fn assert_all(same: fn(f32, f32) -> bool, got: &[f32], want: &[f32], what: impl 
 #[test]
 fn one_by_one() {
     for (dtype, bytes, want) in types() {
-        let tensor = Tensor::from_bytes(&bytes, dtype, &[1 << 16]).unwrap();
+        let tensor = Tensor::from_bytes(&bytes, dtype, &[COUNT]).unwrap();
         assert_all(same_bits, &tensor.to_f32(), &want, dtype);
     }
     let all = 0..=u16::MAX;
@@ -77,12 +80,12 @@ fn one_by_one() {
 
 #[test]
 fn by_embedding() {
-    let cols = 64;
-    let ids: Vec<u32> = (0..1 << 10).rev().collect();
+    let (rows, cols) = (1024, 64);
+    let ids: Vec<u32> = (0..rows as u32).rev().collect();
     for (dtype, bytes, numbers) in types() {
-        let table = Tensor::from_bytes(&bytes, dtype, &[1 << 10, cols]).unwrap();
+        let table = Tensor::from_bytes(&bytes, dtype, &[rows, cols]).unwrap();
         let results = on_every_team(|crew| {
-            let mut out = vec![0.0; 1 << 16];
+            let mut out = vec![0.0; COUNT];
             embedding(crew, MatMut::new(&mut out, cols), &ids, &table);
             // A NaN's payload is not of interest.
             out.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect()
@@ -94,32 +97,32 @@ fn by_embedding() {
     }
 }
 
-/// A weight in a row of zeros, times a row that has a one in its place: the product is the weight itself, however it is
-/// loaded. Every number goes through whole vectors and through the rest at the end, alone and with other rows. The
-/// rows of activations are zero elsewhere: what is infinite or no number must not stand in one row with others.
+/// A weight in a row of zeros, times a row of zeros with a one in its place: the product is the weight itself, however it
+/// is loaded. Each row of weights holds one number only, since zero times infinity is none. Every number goes through
+/// whole vectors and through the rest at the end, alone and with other rows of activations.
 #[test]
 fn by_matmul() {
     // Whole vectors of 16, of 8 and of 4, and a rest for each of them.
     let k = 31;
     for (dtype, bytes, want) in types() {
         for column in [0, 5, 15, 17, 28, 30] {
-            let mut rows = vec![0; 2 * k << 16];
+            let mut rows = vec![0; 2 * k * COUNT];
             for (row, number) in rows.chunks_exact_mut(2 * k).zip(bytes.chunks_exact(2)) {
                 row[2 * column..][..2].copy_from_slice(number);
             }
-            let weight = Tensor::from_bytes(&rows, dtype, &[1 << 16, k]).unwrap();
+            let weight = Tensor::from_bytes(&rows, dtype, &[COUNT, k]).unwrap();
             for m in [1, 2, 3, 4, 5] {
                 let one_hot = |i: usize| f32::from(u8::from(i % k == column));
                 let a: Vec<f32> = (0..m * k).map(one_hot).collect();
                 let results = on_every_team(|crew| {
-                    let mut out = vec![0.5; m << 16];
+                    let mut out = vec![0.5; m * COUNT];
                     let product =
                         Product { a: Mat::new(&a, k), weight: &weight, bias: None, then: Then::Store };
-                    matmul(crew, MatMut::new(&mut out, 1 << 16), product);
+                    matmul(crew, MatMut::new(&mut out, COUNT), product);
                     out.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect()
                 });
                 for (isa, got) in results {
-                    for row in got.chunks(1 << 16) {
+                    for row in got.chunks(COUNT) {
                         assert_all(
                             same_number,
                             row,
