@@ -32,7 +32,7 @@ pub enum Then {
 
 /// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
 /// work evenly. A multiple of every kernel's group of weight rows.
-const COLS: usize = 384;
+const COLS: usize = 768;
 
 thread_local! {
     static SCRATCH: RefCell<(Scratch, Vec<f32>)> = RefCell::default();
