@@ -38,11 +38,17 @@ fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
     let (batch, tokens) = (shape[0], shape[1]);
     let ids = reference.ids("input_ids");
     let padding: Vec<usize> = reference
-        .integers("attention_mask").1.chunks(tokens)
-        .map(|mask| mask.iter().filter(|&&m| m == 0).count()).collect();
+        .integers("attention_mask")
+        .1
+        .chunks(tokens)
+        .map(|mask| mask.iter().filter(|&&m| m == 0).count())
+        .collect();
     let mut caches: Vec<Cache> = (0..batch).map(|_| model.cache(tokens).unwrap()).collect();
-    let mut sequences: Vec<Sequence<'_>> = caches.iter_mut().enumerate()
-        .map(|(b, cache)| Sequence::all(&ids[b * tokens + padding[b]..(b + 1) * tokens], cache)).collect();
+    let mut sequences: Vec<Sequence<'_>> = caches
+        .iter_mut()
+        .enumerate()
+        .map(|(b, cache)| Sequence::all(&ids[b * tokens + padding[b]..(b + 1) * tokens], cache))
+        .collect();
 
     let layers = model.config().num_hidden_layers;
     let points = (0..layers).flat_map(|l| [Point::Block(l, At::ResidPre), Point::Block(l, At::Pattern)]);
@@ -54,7 +60,8 @@ fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
     let logits = model.forward_with_taps(crew, &mut sequences, &mut workspace, &mut taps).unwrap();
 
     let mut worst_of = Worst::default();
-    let (v, c, heads) = (model.config().vocab_size, model.config().hidden_size, model.config().num_attention_heads);
+    let (v, c, heads) =
+        (model.config().vocab_size, model.config().hidden_size, model.config().num_attention_heads);
     let (want_logits, want_hidden, want_attention) =
         (reference.floats("logits").1, reference.floats("hidden_states").1, reference.floats("attentions").1);
     let mut row = 0;
@@ -75,7 +82,8 @@ fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
             let got = &seen[&(Point::Block(l, At::Pattern), Some(b))];
             for h in 0..heads {
                 for t in 0..own {
-                    let want = (((l * batch + b) * heads + h) * tokens + padding[b] + t) * tokens + padding[b];
+                    let want =
+                        (((l * batch + b) * heads + h) * tokens + padding[b] + t) * tokens + padding[b];
                     let got = &got[(h * own + t) * own..][..own];
                     worst_of.attention = worst_of.attention.max(worst(got, &want_attention[want..][..own]));
                 }
@@ -106,7 +114,10 @@ fn check_all(dir: &Path, expected: usize) {
     for dir in variants {
         let w = check_variant(&dir);
         let name = dir.file_name().unwrap().display();
-        println!("{name}: logits {:.1e}, hidden states {:.1e}, attention {:.1e}", w.logits, w.hidden, w.attention);
+        println!(
+            "{name}: logits {:.1e}, hidden states {:.1e}, attention {:.1e}",
+            w.logits, w.hidden, w.attention
+        );
         assert!(w.logits.max(w.hidden).max(w.attention) <= TOLERANCE, "{name}: {w:?}");
     }
 }
