@@ -50,11 +50,17 @@ impl<'a> Sequence<'a> {
                 config.max_position_embeddings
             )));
         }
+        if !self.cache.fits(config) {
+            return Err(Error::Argument("the cache was made for a model of another shape".to_owned()));
+        }
         if before + new > self.cache.capacity() {
             let room = self.cache.capacity();
-            return Err(Error::Argument(format!("the cache has room for {room} tokens, not for {}", before + new)));
+            return Err(Error::Argument(format!(
+                "the cache has room for {room} tokens, not for {}",
+                before + new
+            )));
         }
-        if self.logits.end > new {
+        if self.logits.start > self.logits.end || self.logits.end > new {
             return Err(Error::Argument(format!("logits asked for at {:?} of {new} tokens", self.logits)));
         }
         Ok(())

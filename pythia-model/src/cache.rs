@@ -57,6 +57,12 @@ impl Cache {
         self.len = other.len;
     }
 
+    /// Whether this is a cache of models of this shape.
+    pub(crate) fn fits(&self, config: &Config) -> bool {
+        let shape = (config.num_attention_heads, config.head_dim());
+        self.layers.len() == config.num_hidden_layers && self.layers.iter().all(|l| l.shape() == shape)
+    }
+
     /// Notes that a forward pass has written `tokens` more.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;

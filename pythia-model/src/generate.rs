@@ -66,7 +66,9 @@ impl GenerationConfig {
         }
         if self.num_beams > 1 && self.sampling.temperature != 0.0 {
             let t = self.sampling.temperature;
-            return refuse(format!("beam search does not sample: with num_beams, temperature must be 0, not {t}"));
+            return refuse(format!(
+                "beam search does not sample: with num_beams, temperature must be 0, not {t}"
+            ));
         }
         if self.num_beams > 1 && !self.stop.is_empty() {
             return refuse("stop strings cannot be combined with beam search".to_owned());
@@ -160,8 +162,7 @@ pub fn generate(
 }
 
 fn check_length(model: &Model, cache: &Cache, prompt: &[u32], config: &GenerationConfig) -> Result<()> {
-    let (have, new, context) =
-        (prompt.len(), config.max_new_tokens, model.config().max_position_embeddings);
+    let (have, new, context) = (prompt.len(), config.max_new_tokens, model.config().max_position_embeddings);
     if have == 0 {
         return Err(Error::Argument("the prompt is empty: it needs at least one token".to_owned()));
     }
@@ -237,12 +238,11 @@ impl<'a> Request<'a> {
         let mut caches: Vec<&mut Cache> = std::iter::once(cache).chain(&mut copies).collect();
 
         for step in 0.. {
-            let mut row = 0;
-            for (sample, draft) in drafts.iter_mut().enumerate().filter(|(_, d)| d.finish.is_none()) {
+            let live = drafts.iter_mut().enumerate().filter(|(_, d)| d.finish.is_none());
+            for (row, (sample, draft)) in live.enumerate() {
                 // The prompt's logits serve all samples.
-                let at = if step == 0 { 0 } else { row };
-                row += 1;
-                let id = samplers[sample].sample(logits.row(at), self.prompt, &draft.ids)?;
+                let row = if step == 0 { 0 } else { row };
+                let id = samplers[sample].sample(logits.row(row), self.prompt, &draft.ids)?;
                 self.push(draft, sample, id, watch);
             }
             let cancelled = drafts.iter().any(|d| d.finish == Some(Finish::Cancelled));
@@ -281,7 +281,9 @@ impl<'a> Request<'a> {
         if draft.finish.is_none() && draft.ids.len() == self.config.max_new_tokens {
             draft.finish = Some(Finish::Length);
         }
-        if draft.finish.is_some() && let Some(stream) = draft.stream.take() {
+        if draft.finish.is_some()
+            && let Some(stream) = draft.stream.take()
+        {
             text += &stream.finish();
         }
         draft.text += &text;

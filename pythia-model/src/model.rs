@@ -146,7 +146,8 @@ impl Model {
         ops::embedding(crew, MatMut::new(&mut ws.x, c), &ws.ids, &self.weights.embed_in);
         tap(taps, Point::Embed, &mut ws.x, c);
         for (l, layer) in self.weights.layers.iter().enumerate() {
-            if self.config.use_parallel_residual && !At::ALL.iter().any(|&at| taps.wants(Point::Block(l, at))) {
+            if self.config.use_parallel_residual && !At::ALL.iter().any(|&at| taps.wants(Point::Block(l, at)))
+            {
                 self.parallel(crew, l, layer, batch, ws);
             } else {
                 self.step_by_step(crew, l, layer, batch, ws, taps);
@@ -211,13 +212,13 @@ impl Model {
             self.attention(crew, l, batch, ws);
         }
         self.tap_heads(taps, at(At::Z), &mut ws.z);
-        let mut attn_out = vec![0.0; ws.x.len()];
+        ws.attn_out.resize(ws.x.len(), 0.0);
         let attn = linear(&layer.attention_dense, &ws.z, Then::Store);
-        ops::matmul(crew, MatMut::new(&mut attn_out, c), attn);
-        tap(taps, at(At::AttnOut), &mut attn_out, c);
+        ops::matmul(crew, MatMut::new(&mut ws.attn_out, c), attn);
+        tap(taps, at(At::AttnOut), &mut ws.attn_out, c);
         // With the parallel residual the MLP reads x as it was before attention.
         if !self.config.use_parallel_residual {
-            add(&mut ws.x, &attn_out);
+            add(&mut ws.x, &ws.attn_out);
             tap(taps, at(At::ResidMid), &mut ws.x, c);
         }
 
@@ -228,15 +229,15 @@ impl Model {
         tap(taps, at(At::MlpPre), &mut ws.neurons, n);
         ops::gelu(crew, MatMut::new(&mut ws.neurons, n), self.config.hidden_act);
         tap(taps, at(At::MlpPost), &mut ws.neurons, n);
-        let mut mlp_out = vec![0.0; ws.x.len()];
+        ws.mlp_out.resize(ws.x.len(), 0.0);
         let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Store);
-        ops::matmul(crew, MatMut::new(&mut mlp_out, c), mlp);
-        tap(taps, at(At::MlpOut), &mut mlp_out, c);
+        ops::matmul(crew, MatMut::new(&mut ws.mlp_out, c), mlp);
+        tap(taps, at(At::MlpOut), &mut ws.mlp_out, c);
 
         if self.config.use_parallel_residual {
-            add(&mut ws.x, &attn_out);
+            add(&mut ws.x, &ws.attn_out);
         }
-        add(&mut ws.x, &mlp_out);
+        add(&mut ws.x, &ws.mlp_out);
         tap(taps, at(At::ResidPost), &mut ws.x, c);
     }
 
@@ -334,4 +335,3 @@ fn tap_as(taps: &mut dyn Taps, point: Point, sequence: Option<usize>, shape: &[u
         taps.at(Tapped { point, sequence, shape, data });
     }
 }
-

@@ -1,8 +1,8 @@
 //! The sizes in which Pythia has been published.
 
-use pythia_tensor::Gelu;
 use crate::{Config, Error, Result};
 use pythia_tensor::DType;
+use pythia_tensor::Gelu;
 
 /// One published size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,9 @@ pub struct Workspace {
     pub(crate) z: Vec<f32>,
     /// The MLP's neurons, `[T, intermediate_size]`.
     pub(crate) neurons: Vec<f32>,
+    /// What attention and the MLP add to the residual stream, `[T, C]` each, where they are computed apart.
+    pub(crate) attn_out: Vec<f32>,
+    pub(crate) mlp_out: Vec<f32>,
     /// The rows whose logits are wanted, `[R, C]`.
     pub(crate) picked: Vec<f32>,
     /// `[R, V]`.

@@ -186,7 +186,10 @@ mod tests {
         let shared: SharedBytes = Arc::new(Lines(vec![Line([0; 64])]));
         let make = |range, dtype, shape: &[usize]| Tensor::from_shared(shared.clone(), range, dtype, shape);
         assert!(make(0..64, DType::F32, &[4, 4]).is_ok());
-        assert!(matches!(make(0..60, DType::F32, &[4, 4]), Err(Error::Length { expected: 64, found: 60, .. })));
+        assert!(matches!(
+            make(0..60, DType::F32, &[4, 4]),
+            Err(Error::Length { expected: 64, found: 60, .. })
+        ));
         assert!(matches!(make(4..68, DType::F32, &[4, 4]), Err(Error::Length { found: 60, .. })));
         assert!(matches!(make(2..6, DType::F32, &[1]), Err(Error::Misaligned { dtype: DType::F32 })));
         assert!(matches!(make(0..0, DType::F32, &[usize::MAX, 2]), Err(Error::Overflow { .. })));

@@ -1,6 +1,6 @@
 //! Reading a `config.json`, checking every value.
 
-use super::{Gelu, Config};
+use super::{Config, Gelu};
 use crate::{Error, Result};
 use pythia_tensor::DType;
 use serde_json::{Map, Value};

@@ -1,6 +1,6 @@
 //! Writing a `config.json` as Python's `json.dump(config, file, indent=1)` does.
 
-use super::{Gelu, Config};
+use super::{Config, Gelu};
 use pythia_tensor::DType;
 use std::fmt::Debug;
 

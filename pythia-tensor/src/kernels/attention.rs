@@ -57,6 +57,11 @@ impl KeyValues {
         }
     }
 
+    /// The number of heads and their dimension.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.heads, self.dim)
+    }
+
     /// How many positions there is room for.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -95,7 +100,9 @@ impl KeyValues {
         assert_eq!((self.heads, self.dim), (other.heads, other.dim), "heads and dimensions");
         assert!(len <= self.capacity.min(other.capacity), "{len} positions");
         let panels = len.next_multiple_of(PANEL);
-        let rows = |n: usize, row: usize| move |h: usize, capacity: usize| h * capacity * row..(h * capacity + n) * row;
+        let rows = |n: usize, row: usize| {
+            move |h: usize, capacity: usize| h * capacity * row..(h * capacity + n) * row
+        };
         let (keys, values) = (rows(panels, self.dim), rows(len, padded(self.dim)));
         for h in 0..self.heads {
             self.keys[keys(h, self.capacity)].copy_from_slice(&other.keys[keys(h, other.capacity)]);
@@ -249,7 +256,10 @@ fn score_block<S: Simd, const R: usize>(
         });
         let mut acc = [[s.zero(); 4]; R];
         for d in 0..head.dim {
-            let k: [S::F32; 4] = std::array::from_fn(|v| s.load(&at[v][d * PANEL..]));
+            let mut k = [s.zero(); 4];
+            for v in 0..4 {
+                k[v] = s.load(&at[v][d * PANEL..]);
+            }
             for r in 0..R {
                 let q = s.splat(q[r][d]);
                 for v in 0..4 {
@@ -300,17 +310,22 @@ fn mix_columns<S: Simd, const R: usize, const N: usize>(
     d: usize,
     z: &mut [f32],
 ) {
-    let mut acc: [[S::F32; N]; R] = std::array::from_fn(|r| {
+    let mut acc = [[s.zero(); N]; R];
+    for r in 0..R {
         let rescale = s.splat(rescale[r]);
-        std::array::from_fn(|v| s.mul(s.load(&z[r * width + d + v * S::LANES..]), rescale))
-    });
+        for v in 0..N {
+            acc[r][v] = s.mul(s.load(&z[r * width + d + v * S::LANES..]), rescale);
+        }
+    }
     for (j, value) in values.chunks_exact(width).enumerate() {
-        let value = &value[d..];
-        let value: [S::F32; N] = std::array::from_fn(|v| s.load(&value[v * S::LANES..]));
+        let mut x = [s.zero(); N];
+        for v in 0..N {
+            x[v] = s.load(&value[d + v * S::LANES..]);
+        }
         for r in 0..R {
             let p = s.splat(p[r][j]);
             for v in 0..N {
-                acc[r][v] = s.mul_add(p, value[v], acc[r][v]);
+                acc[r][v] = s.mul_add(p, x[v], acc[r][v]);
             }
         }
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! for each block of KC elements:                        (blocks in order)
 //!     LANES partial sums run over the block             (fused multiply-add)
-//!     their sum in the order of Simd::sum4 is added     (one f32 addition)
+//!     their sum in the order of Simd::sum4 is added     (one f32 addition, to 0 at first)
 //! ```
 //!
 //! Up to four rows go through [`narrow`], which reads the weights once, straight from memory. More go through
@@ -18,10 +18,10 @@ use crate::{Element, Mat};
 
 /// Elements of K per block. Each output pays one reduction per block; a packed block of activations
 /// (`ROWS x KC`) must stay in the second-level cache.
-const KC: usize = 512;
+const KC: usize = 1024;
 
 /// Rows of activations that one call of the kernel takes at most.
-pub(crate) const ROWS: usize = 256;
+pub(crate) const ROWS: usize = 128;
 
 /// The kernel's working memory, one per thread.
 #[derive(Default)]
@@ -52,52 +52,69 @@ stamp! {
 
 /// The plain twin of the kernel: the same sums in `f64`, in order.
 pub fn matmul_reference<W: Element>(a: Mat<'_>, w: &[W]) -> Vec<f64> {
-    let row = |m| w.chunks(a.cols()).map(move |w| dot(a.row(m), w));
-    fn dot<W: Element>(a: &[f32], w: &[W]) -> f64 {
+    let dot = |a: &[f32], w: &[W]| -> f64 {
         a.iter().zip(w).map(|(&a, w)| f64::from(a) * f64::from(w.to_f32())).sum()
-    }
-    (0..a.rows()).flat_map(row).collect()
+    };
+    let rows = (0..a.rows()).map(|m| a.row(m));
+    rows.flat_map(|a| w.chunks(a.len()).map(move |w| dot(a, w))).collect()
 }
 
 #[inline(always)]
 fn dot_products_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], out: &mut [f32], scratch: &mut Scratch) {
     assert!(a.rows() <= ROWS && w.len().is_multiple_of(a.cols()), "{a:?} times {} weights", w.len());
     assert_eq!(out.len(), a.rows() * (w.len() / a.cols()), "outputs");
+    out.fill(0.0);
     // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
     match (a.rows(), S::LANES) {
         (0, _) => {}
         (1, _) => narrow::<S, W, 1, 8>(s, a, w, out),
         (2, 16) => narrow::<S, W, 2, 8>(s, a, w, out),
         (3, 16) => narrow::<S, W, 3, 8>(s, a, w, out),
-        (4, 16) => narrow::<S, W, 4, 6>(s, a, w, out),
+        (4, 16) => narrow::<S, W, 4, 4>(s, a, w, out),
         (2, _) => narrow::<S, W, 2, 4>(s, a, w, out),
         (3, _) => narrow::<S, W, 3, 4>(s, a, w, out),
-        (4, _) => narrow::<S, W, 4, 2>(s, a, w, out),
+        (4, _) => narrow::<S, W, 4, 4>(s, a, w, out),
         (_, 16) => wide::<S, W, 3, 8>(s, a, w, out, scratch),
         (_, _) => wide::<S, W, 3, 4>(s, a, w, out, scratch),
     }
 }
 
-/// Sets a block's sum in the outputs, or adds it to the earlier blocks'.
+/// Adds the sums of `M x N` vectors, `N` a multiple of four, to rows of `out` that are `stride` apart.
 #[inline(always)]
-fn put(out: &mut f32, sum: f32, first: bool) {
-    *out = if first { sum } else { *out + sum };
+fn add_sums<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    acc: &[[S::F32; N]; M],
+    out: &mut [f32],
+    stride: usize,
+) {
+    for i in 0..M {
+        for j in (0..N).step_by(4) {
+            let sums = s.sum4([acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]]);
+            out[i * stride + j..][..4].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+        }
+    }
 }
 
-/// The sums of `M * N` vectors (a multiple of four), row by row.
+/// Calls `add(part of out, stride)` for the `M x N` outputs at `at`, through a copy where the matrix ends earlier.
 #[inline(always)]
-fn reduce<S: Simd, const M: usize, const N: usize>(s: S, acc: [[S::F32; N]; M]) -> [[f32; N]; M] {
-    let mut out = [[0.0; N]; M];
-    let mut i = 0;
-    while i < M * N {
-        let at = |i: usize| acc[i / N][i % N];
-        let sums = s.sum4([at(i), at(i + 1), at(i + 2), at(i + 3)]);
-        for j in 0..4 {
-            out[(i + j) / N][(i + j) % N] = sums[j];
+fn at_edge<const M: usize, const N: usize>(
+    out: &mut [f32],
+    (rows, cols): (usize, usize),
+    at: (usize, usize),
+    add: impl FnOnce(&mut [f32], usize),
+) {
+    let mut copy = [[0.0; N]; M];
+    let whole = at.0 + M <= rows && at.1 + N <= cols;
+    let (part, stride) = match whole {
+        true => (&mut out[at.0 * cols + at.1..], cols),
+        false => (copy.as_flattened_mut(), N),
+    };
+    add(part, stride);
+    if !whole {
+        for (row, sums) in out[at.0 * cols..].chunks_mut(cols).zip(&copy) {
+            row[at.1..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
         }
-        i += 4;
     }
-    out
 }
 
 /// `M` rows of activations against `N` rows of weights at a time, both read in place.
@@ -115,15 +132,16 @@ fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>,
             let mut acc = [[s.zero(); N]; M];
             let mut at = k0;
             while at < whole {
-                let a: [S::F32; M] = std::array::from_fn(|i| {
+                let mut x = [s.zero(); M];
+                for i in 0..M {
                     // SAFETY: `at + LANES <= whole <= k`, the length of every row.
-                    s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) })
-                });
+                    x[i] = s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) });
+                }
                 for j in 0..N {
                     // SAFETY: as above.
                     let w = W::load(s, unsafe { w[j].get_unchecked(at..at + S::LANES) });
                     for i in 0..M {
-                        acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+                        acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
                     }
                 }
                 at += S::LANES;
@@ -136,12 +154,7 @@ fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>,
                     }
                 }
             }
-            let sums = reduce(s, acc);
-            for i in 0..M {
-                for j in 0..N.min(n - n0) {
-                    put(&mut out[i * n + n0 + j], sums[i][j], k0 == 0);
-                }
-            }
+            at_edge::<M, N>(out, (M, n), (0, n0), |out, stride| add_sums(s, &acc, out, stride));
         }
     }
 }
@@ -156,32 +169,29 @@ fn wide<S: Simd, W: Element, const MR: usize, const NR: usize>(
     scratch: &mut Scratch,
 ) {
     let (m, k) = (a.rows(), a.cols());
-    let n = w.len() / k;
+    let (n, panels) = (w.len() / k, m.div_ceil(MR));
     for k0 in (0..k).step_by(KC) {
         let block = k0..k.min(k0 + KC);
         let steps = block.len().div_ceil(S::LANES);
-        let packed = at_least(&mut scratch.a, m.next_multiple_of(MR) * steps * S::LANES);
+        let packed = at_least(&mut scratch.a, panels * MR * steps * S::LANES);
         for (i, panel) in packed.chunks_exact_mut(MR * steps * S::LANES).enumerate() {
             pack::<S, f32, MR>(s, |r| (i * MR + r < m).then(|| &a.row(i * MR + r)[block.clone()]), panel);
         }
         let widened = at_least(&mut scratch.w, NR * steps * S::LANES);
         for n0 in (0..n).step_by(NR) {
             pack::<S, W, NR>(s, |r| (n0 + r < n).then(|| &w[(n0 + r) * k..][block.clone()]), widened);
-            // The next group is on its way while this one is used: rows this short do not wake the hardware's prefetcher.
-            for r in (n0 + NR..n.min(n0 + 2 * NR)).map(|r| &w[r * k..][block.clone()]) {
-                r.iter().step_by(64 / size_of::<W>()).for_each(|w| s.prefetch(w));
-            }
+            // The next group is on its way while this one is used, some cache lines for each tile: rows this short do
+            // not wake the hardware's prefetcher.
+            let per_line = 64 / size_of::<W>();
+            let lines = NR * block.len().div_ceil(per_line);
             for (i, panel) in packed.chunks_exact(MR * steps * S::LANES).enumerate() {
-                let sums = tile::<S, MR, NR>(s, panel, widened);
-                for r in 0..MR.min(m - i * MR) {
-                    let row = &mut out[(i * MR + r) * n..][n0..n.min(n0 + NR)];
-                    // Mostly a whole group: one vector.
-                    if let Ok(row) = <&mut [f32; NR]>::try_from(&mut *row) {
-                        (0..NR).for_each(|j| put(&mut row[j], sums[r][j], k0 == 0));
-                    } else {
-                        row.iter_mut().zip(&sums[r]).for_each(|(out, &sum)| put(out, sum, k0 == 0));
-                    }
+                for line in i * lines / panels..(i + 1) * lines / panels {
+                    let (r, at) = (n0 + NR + line % NR, block.start + line / NR * per_line);
+                    w.get(r * k + at).into_iter().for_each(|w| s.prefetch(w));
                 }
+                at_edge::<MR, NR>(out, (m, n), (i * MR, n0), |out, stride| {
+                    tile::<S, MR, NR>(s, panel, widened, out, stride);
+                });
             }
         }
     }
@@ -216,20 +226,37 @@ fn pack<'w, S: Simd, W: Element, const R: usize>(
     }
 }
 
-/// The dot products of `MR` packed rows with `NR` packed rows over one block.
+/// Adds the dot products of `MR` packed rows with `NR` packed rows over one block to rows of `out` that are `stride` apart.
+///
+/// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
+/// levels, and then the sums live in memory.
 #[inline(always)]
-fn tile<S: Simd, const MR: usize, const NR: usize>(s: S, a: &[f32], w: &[f32]) -> [[f32; NR]; MR] {
+fn tile<S: Simd, const MR: usize, const NR: usize>(
+    s: S,
+    a: &[f32],
+    w: &[f32],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let steps = w.len() / (NR * S::LANES);
+    assert!(a.len() >= steps * MR * S::LANES, "panels of {} and {}", a.len(), w.len());
     let mut acc = [[s.zero(); NR]; MR];
-    for (a, w) in a.chunks_exact(MR * S::LANES).zip(w.chunks_exact(NR * S::LANES)) {
-        let a: [S::F32; MR] = std::array::from_fn(|i| s.load(&a[i * S::LANES..]));
+    for step in 0..steps {
+        let (a_at, w_at) = (step * MR * S::LANES, step * NR * S::LANES);
+        let mut x = [s.zero(); MR];
+        for i in 0..MR {
+            // SAFETY: `step < steps`, and `a` holds `steps * MR` vectors.
+            x[i] = s.load(unsafe { a.get_unchecked(a_at + i * S::LANES..a_at + (i + 1) * S::LANES) });
+        }
         for j in 0..NR {
-            let w = s.load(&w[j * S::LANES..]);
+            // SAFETY: `step < steps`, and `w` holds `steps * NR` vectors.
+            let w = s.load(unsafe { w.get_unchecked(w_at + j * S::LANES..w_at + (j + 1) * S::LANES) });
             for i in 0..MR {
-                acc[i][j] = s.mul_add(a[i], w, acc[i][j]);
+                acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
             }
         }
     }
-    reduce(s, acc)
+    add_sums(s, &acc, out, stride);
 }
 
 #[cfg(test)]
@@ -260,7 +287,11 @@ mod tests {
             let terms = a[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
             let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w.to_f32()).abs())).sum();
             let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
-            assert!((f64::from(got) - want).abs() <= bound, "{isa} {} {m}x{n}x{k} at {i}: {got} {want}", W::DTYPE);
+            assert!(
+                (f64::from(got) - want).abs() <= bound,
+                "{isa} {} {m}x{n}x{k} at {i}: {got} {want}",
+                W::DTYPE
+            );
         }
     }
 

@@ -60,7 +60,11 @@ pub fn attention_scores(
     (cache, start): (&KeyValues, usize),
 ) {
     let tokens = qkv.rows();
-    assert_eq!([out.rows() * 3 * dim, out.cols()], [tokens * qkv.cols(), start + tokens], "shape of the scores");
+    assert_eq!(
+        [out.rows() * 3 * dim, out.cols()],
+        [tokens * qkv.cols(), start + tokens],
+        "shape of the scores"
+    );
     let (isa, cols) = (crew.isa(), out.cols());
     let work = |mut tile: Tile<'_>| {
         let mut q = vec![0.0; dim];

@@ -32,7 +32,7 @@ pub enum Then {
 
 /// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
 /// work evenly. A multiple of every kernel's group of weight rows.
-const COLS: usize = 384;
+const COLS: usize = 768;
 
 thread_local! {
     static SCRATCH: RefCell<(Scratch, Vec<f32>)> = RefCell::default();
@@ -55,7 +55,12 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
     for (out, products) in &jobs {
         for p in *products {
             let (m, n, k) = (out.rows(), out.cols(), p.a.cols());
-            assert!(p.a.rows() == m && p.weight.shape() == [n, k], "{:?} x {:?} into [{m}, {n}]", p.a, p.weight);
+            assert!(
+                p.a.rows() == m && p.weight.shape() == [n, k],
+                "{:?} x {:?} into [{m}, {n}]",
+                p.a,
+                p.weight
+            );
             assert!(p.bias.is_none_or(|b| b.len() == n), "bias of {:?}", p.weight);
         }
     }

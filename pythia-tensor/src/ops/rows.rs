@@ -37,7 +37,10 @@ pub fn embedding(crew: &Crew<'_>, out: MatMut<'_>, ids: &[u32], table: &Tensor) 
 /// If the shapes do not fit.
 pub fn layer_norm(crew: &Crew<'_>, out: MatMut<'_>, x: Mat<'_>, weight: &[f32], bias: &[f32], eps: f32) {
     let c = x.cols();
-    assert!(out.rows() == x.rows() && [out.cols(), weight.len(), bias.len()] == [c; 3], "layer norm of {x:?}");
+    assert!(
+        out.rows() == x.rows() && [out.cols(), weight.len(), bias.len()] == [c; 3],
+        "layer norm of {x:?}"
+    );
     let isa = crew.isa();
     for_rows(crew, out, |t, row| layer_norm_row(isa, x.row(t), weight, bias, eps, row));
 }
@@ -71,6 +74,7 @@ pub fn log_sum_exp(crew: &Crew<'_>, out: &mut [f32], x: Mat<'_>) {
     assert_eq!(out.len(), x.rows(), "one result a row");
     let isa = crew.isa();
     let rows = x.rows().div_ceil(4 * crew.threads()).max(1);
-    let work = |mut tile: Tile<'_>| tile.rows().for_each(|r| tile.row_mut(r)[0] = log_sum_exp_row(isa, x.row(r)));
+    let work =
+        |mut tile: Tile<'_>| tile.rows().for_each(|r| tile.row_mut(r)[0] = log_sum_exp_row(isa, x.row(r)));
     crew.run(&mut [Tiles::new(MatMut::new(out, 1), rows, 1, &work)]);
 }

@@ -2,6 +2,7 @@
 
 use super::Simd;
 use half::{bf16, f16};
+#[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
 
 /// The proof that AVX2, FMA and F16C are present.
@@ -109,7 +110,8 @@ impl Simd for Avx2 {
             // In two factors, since 2^n itself may not be a normal number.
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
-            let pow2 = |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
+            let pow2 =
+                |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
             _mm256_mul_ps(_mm256_mul_ps(a, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
         })
     }

@@ -2,6 +2,7 @@
 
 use super::Simd;
 use half::{bf16, f16};
+#[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
 
 /// The proof that AVX-512 F, BW, DQ and VL are present (and AVX2, FMA, F16C).

@@ -5,12 +5,12 @@
 //! instruction set's own ([`Simd::LANES`]), so sums may differ in their last bits from one instruction set to
 //! another, never from one call to another.
 
-mod isa;
-mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod isa;
+mod portable;
 
 pub use isa::Isa;
 pub(crate) use isa::{Which, stamp};

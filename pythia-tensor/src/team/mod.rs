@@ -87,12 +87,7 @@ impl Team {
                 self.0.finish();
             }
         }
-        let crew = |regions| Crew {
-            regions,
-            threads: self.threads,
-            isa: self.isa,
-            not_sync: PhantomData,
-        };
+        let crew = |regions| Crew { regions, threads: self.threads, isa: self.isa, not_sync: PhantomData };
         let Some(pool) = &self.pool else { return f(&crew(None)) };
         let regions = Regions::new();
         pool.in_place_scope(|scope| {

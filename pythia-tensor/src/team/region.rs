@@ -16,7 +16,7 @@
 //! Whoever saw `OPEN` when joining is inside, and the leader waits for it before the work goes out of scope.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::{hint, thread};
 
@@ -98,9 +98,9 @@ impl Regions {
     pub(super) fn lead(&self, tasks: usize, work: &Work<'_>) {
         // SAFETY: only the lifetime is changed. The pointer is used by followers inside the region alone, and
         // `Close` waits until nobody is inside before `work` can go out of scope, also on a panic.
-        let work_ptr = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
+        let pointer: *const _ = unsafe { std::mem::transmute::<&Work<'_>, &Work<'static>>(work) };
         // SAFETY: the region is closed and nobody is inside, so nobody reads `job`.
-        unsafe { *self.job.get() = Some((work_ptr, tasks)) };
+        unsafe { *self.job.get() = Some((pointer, tasks)) };
         self.next.0.store(0, SeqCst);
         self.state.0.fetch_add(REGION | OPEN, SeqCst);
         self.wake_sleepers();
@@ -153,18 +153,25 @@ impl Regions {
             let open = state & OPEN != 0 && state / REGION != done;
             (open || self.over.load(SeqCst)).then_some((open, state / REGION))
         };
-        let found = (0..SPINS).find_map(|_| poll().or_else(|| { hint::spin_loop(); None })).unwrap_or_else(|| {
-            let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            self.sleeping.fetch_add(1, SeqCst);
-            let found = loop {
-                match poll() {
-                    Some(found) => break found,
-                    None => guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
-                }
-            };
-            self.sleeping.fetch_sub(1, SeqCst);
-            found
-        });
+        let found = (0..SPINS)
+            .find_map(|_| {
+                poll().or_else(|| {
+                    hint::spin_loop();
+                    None
+                })
+            })
+            .unwrap_or_else(|| {
+                let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+                self.sleeping.fetch_add(1, SeqCst);
+                let found = loop {
+                    match poll() {
+                        Some(found) => break found,
+                        None => guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                    }
+                };
+                self.sleeping.fetch_sub(1, SeqCst);
+                found
+            });
         found.0.then_some(found.1)
     }
 

@@ -39,6 +39,9 @@ impl<'a> Mat<'a> {
     }
 
     /// The rows in `rows`, without copying.
+    ///
+    /// # Panics
+    /// If the matrix does not have them.
     pub fn slice_rows(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let data = if rows.is_empty() { &[] } else { &self.data[rows.start * self.stride..] };
@@ -46,6 +49,9 @@ impl<'a> Mat<'a> {
     }
 
     /// The columns in `cols`, without copying.
+    ///
+    /// # Panics
+    /// If the matrix does not have them, or there are none.
     pub fn slice_cols(&self, cols: Range<usize>) -> Self {
         assert!(cols.start < cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[cols.start..] };
@@ -119,7 +125,10 @@ impl Tile<'_> {
         assert!(self.rows.contains(&row), "row {row} of a tile of rows {:?}", self.rows);
         // SAFETY: the tile owns these columns of this row (`Tiles::tile`), and `self` is borrowed.
         unsafe {
-            std::slice::from_raw_parts_mut(self.data.add(row * self.stride + self.cols.start), self.cols.len())
+            std::slice::from_raw_parts_mut(
+                self.data.add(row * self.stride + self.cols.start),
+                self.cols.len(),
+            )
         }
     }
 }

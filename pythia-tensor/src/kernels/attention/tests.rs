@@ -111,7 +111,9 @@ fn a_copied_prefix_continues_alike() {
         let last = |cache: &KeyValues| {
             let mut z = Vec::new();
             let q = qkv.slice_rows(t - 1..t).slice_cols(0..dim);
-            attend(isa, q, t - 1, cache.head(0), &rotary, &mut Running::default(), &mut |_, row| z = row.to_vec());
+            attend(isa, q, t - 1, cache.head(0), &rotary, &mut Running::default(), &mut |_, row| {
+                z = row.to_vec();
+            });
             z
         };
         assert_eq!(last(&cache), last(&copy));
