@@ -176,7 +176,7 @@ impl Model {
         let neurons = linear(&layer.dense_h_to_4h, &ws.ln2, gelu);
         let out = (MatMut::new(&mut ws.qkv, 3 * c), MatMut::new(&mut ws.neurons, n));
         ops::matmuls(crew, [(out.0, &[qkv]), (out.1, &[neurons])]);
-        self.append(l, batch, &ws.qkv);
+        self.append(crew, l, batch, &ws.qkv);
         self.attention(crew, l, batch, ws);
         let attn = linear(&layer.attention_dense, &ws.z, Then::Add);
         let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Add);
@@ -205,7 +205,7 @@ impl Model {
         for (part, point) in [At::Q, At::K, At::V].into_iter().enumerate() {
             self.tap_qkv(taps, at(point), part, &mut ws.qkv);
         }
-        self.append(l, batch, &ws.qkv);
+        self.append(crew, l, batch, &ws.qkv);
         if taps.wants(at(At::Scores)) || taps.wants(at(At::Pattern)) {
             self.attention_step_by_step(crew, l, batch, ws, taps);
         } else {
@@ -247,13 +247,13 @@ impl Model {
     }
 
     /// Puts the new tokens' keys and values into the caches.
-    fn append(&self, l: usize, batch: &mut [Sequence<'_>], qkv: &[f32]) {
+    fn append(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], qkv: &[f32]) {
         let qkv = Mat::new(qkv, 3 * self.config.hidden_size);
         let mut first = 0;
         for sequence in batch {
             let (rows, start) = (first..first + sequence.ids.len(), sequence.cache.len());
             first = rows.end;
-            sequence.cache.layers[l].append(qkv.slice_rows(rows), start, &self.rotary);
+            ops::append(crew, &mut sequence.cache.layers[l], qkv.slice_rows(rows), start, &self.rotary);
         }
     }
 
