@@ -8,10 +8,12 @@ use pythia_tensor::KeyValues;
 pub struct Cache {
     pub(crate) layers: Vec<KeyValues>,
     len: usize,
+    /// Tokens there is room for, as asked for: the layers may have more.
+    capacity: usize,
 }
 
 impl Cache {
-    /// An empty cache with room for at least `positions` tokens. Its memory is provided by the system as it fills.
+    /// An empty cache with room for `positions` tokens. Its memory is provided by the system as it fills.
     ///
     /// # Errors
     /// If the model's context is shorter than that.
@@ -23,7 +25,11 @@ impl Cache {
             )));
         }
         let layer = || KeyValues::new(config.num_attention_heads, config.head_dim(), positions);
-        Ok(Self { layers: (0..config.num_hidden_layers).map(|_| layer()).collect(), len: 0 })
+        Ok(Self {
+            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
+            len: 0,
+            capacity: positions,
+        })
     }
 
     /// The number of tokens in the cache: the position of the next one.
@@ -38,7 +44,7 @@ impl Cache {
 
     /// The number of tokens that there is room for.
     pub fn capacity(&self) -> usize {
-        self.layers.first().map_or(0, KeyValues::capacity)
+        self.capacity
     }
 
     /// Forgets the tokens from `len` on.
@@ -51,6 +57,8 @@ impl Cache {
     /// # Panics
     /// If the caches are of different models or `other` holds more than there is room for.
     pub fn copy_from(&mut self, other: &Self) {
+        assert_eq!(self.layers.len(), other.layers.len(), "layers");
+        assert!(other.len <= self.capacity, "{} tokens into room for {}", other.len, self.capacity);
         for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
             mine.copy_prefix(theirs, other.len);
         }

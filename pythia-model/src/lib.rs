@@ -33,3 +33,8 @@ pub use stream::{Piece, TextStream};
 pub use tokenizer::{Encoding, Tokenizer};
 pub use weights::{LayerNormWeights, LayerWeights, Linear, TensorFile, Weights};
 pub use workspace::Workspace;
+
+/// The README's example runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -8,9 +8,9 @@ use pythia_tensor::{Crew, Isa, Team};
 use pythia_tests::{fingerprint, fixtures, synthetic};
 use std::sync::LazyLock;
 
-/// K is one block of the matmul's sums and a bit more, and four and a bit in the MLP; heads are 66 wide.
+/// K is one block of the matmul's sums (1024) and a bit more, and four and a bit in the MLP; heads are 130 wide.
 const WIDE: Size =
-    Size { name: "wide", num_hidden_layers: 2, hidden_size: 528, num_attention_heads: 8, vocab_size: 200 };
+    Size { name: "wide", num_hidden_layers: 2, hidden_size: 1040, num_attention_heads: 8, vocab_size: 200 };
 
 /// Small enough for many random cases, with the published context of 2048.
 const SMALL: Size =

@@ -233,8 +233,18 @@ fn step<S: Simd, const R: usize>(
         running.l[t] = running.l[t] * rescale[r] + s.sum(sum);
         running.m[t] = new;
     }
-    let z = &mut running.z[queries.start * padded(head.dim)..];
-    mix_block(s, &p, rescale, head, block..block + keys, z);
+    // What a query must not see is left out, not weighed with 0: it may be infinite.
+    let width = padded(head.dim);
+    let common = (start + queries.start + 1 - block).min(BLOCK);
+    let z = &mut running.z[queries.start * width..];
+    mix_block(s, &p, rescale, head, block, 0..common, z);
+    for r in 1..R {
+        let own = (common + r).min(keys);
+        if own > common {
+            let z = &mut running.z[(queries.start + r) * width..];
+            mix_block(s, &[p[r]], [1.0], head, block, common..own, z);
+        }
+    }
 }
 
 /// `scores[r][j] = q[r] . key(block + j) / sqrt(D)` for whole vectors that cover the first `keys` keys.
@@ -275,35 +285,38 @@ fn score_block<S: Simd, const R: usize>(
     }
 }
 
-/// `z[r] = z[r] * rescale[r] + sum over j of p[r][j] * value(keys.start + j)`, j in order.
+/// `z[r] = z[r] * rescale[r] + sum over j in keys of p[r][j] * value(block + j)`, j in order.
 #[inline(always)]
 fn mix_block<S: Simd, const R: usize>(
     s: S,
     p: &[[f32; BLOCK]; R],
     rescale: [f32; R],
     head: Head<'_>,
+    block: usize,
     keys: Range<usize>,
     z: &mut [f32],
 ) {
     let width = padded(head.dim);
-    let values = &head.values[keys.start * width..keys.end * width];
+    let values = &head.values[(block + keys.start) * width..(block + keys.end) * width];
+    let first = keys.start;
     let mut d = 0;
     while d < width {
         if width - d >= 4 * S::LANES {
-            mix_columns::<S, R, 4>(s, p, rescale, values, width, d, z);
+            mix_columns::<S, R, 4>(s, p, first, rescale, values, width, d, z);
             d += 4 * S::LANES;
         } else {
-            mix_columns::<S, R, 1>(s, p, rescale, values, width, d, z);
+            mix_columns::<S, R, 1>(s, p, first, rescale, values, width, d, z);
             d += S::LANES;
         }
     }
 }
 
-/// `N` vectors' worth of columns of [`mix_block`], from column `d` on.
+/// `N` vectors' worth of columns of [`mix_block`], from column `d` on; `values` begin with key `first` of the block.
 #[inline(always)]
 fn mix_columns<S: Simd, const R: usize, const N: usize>(
     s: S,
     p: &[[f32; BLOCK]; R],
+    first: usize,
     rescale: [f32; R],
     values: &[f32],
     width: usize,
@@ -323,7 +336,7 @@ fn mix_columns<S: Simd, const R: usize, const N: usize>(
             x[v] = s.load(&value[d + v * S::LANES..]);
         }
         for r in 0..R {
-            let p = s.splat(p[r][j]);
+            let p = s.splat(p[r][first + j]);
             for v in 0..N {
                 acc[r][v] = s.mul_add(p, x[v], acc[r][v]);
             }
@@ -348,10 +361,12 @@ fn scores_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
 #[inline(always)]
 fn mix_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
     let mut z = vec![0.0; padded(head.dim)];
-    for (b, weights) in pattern.chunks(BLOCK).enumerate() {
+    // Positions after the last weight are left out: a later token's value may be infinite.
+    let seen = pattern.iter().rposition(|&p| p != 0.0).map_or(0, |last| last + 1);
+    for (b, weights) in pattern[..seen].chunks(BLOCK).enumerate() {
         let mut p = [[0.0; BLOCK]];
         p[0][..weights.len()].copy_from_slice(weights);
-        mix_block(s, &p, [1.0], head, b * BLOCK..b * BLOCK + weights.len(), &mut z);
+        mix_block(s, &p, [1.0], head, b * BLOCK, 0..weights.len(), &mut z);
     }
     out.copy_from_slice(&z[..head.dim]);
 }

@@ -7,8 +7,8 @@
 //! | function | ulp |
 //! |---|---|
 //! | `exp` on [-87, 87] | 1.05 |
-//! | `erf` everywhere | 1.05 |
-//! | `tanh` everywhere | 1.35 |
+//! | `erf` everywhere | 1.4 |
+//! | `tanh` everywhere | 1.4 |
 //!
 //! `exp` of less than -87.3 passes through subnormal numbers to zero, of more than 88.7 is infinite.
 
@@ -168,7 +168,7 @@ mod tests {
 
     fn check_ulp_bounds(step: usize) {
         for &isa in Isa::available() {
-            for (which, limit, bound) in [(0, 87.0, 1.05), (1, 6.0, 1.05), (2, 20.0, 1.35)] {
+            for (which, limit, bound) in [(0, 87.0, 1.05), (1, 6.0, 1.4), (2, 20.0, 1.4)] {
                 let worst = worst_ulp(isa, which, floats(limit, step));
                 println!("{isa} {}: {worst:.3} ulp", ["exp", "erf", "tanh"][usize::from(which)]);
                 assert!(worst <= bound, "{isa}, function {which}: {worst} ulp, documented {bound}");

@@ -12,10 +12,12 @@ pub use tiles::{Mat, MatMut, Tile, Tiles};
 
 use crate::{Error, Isa};
 use region::Regions;
+use std::cell::Cell;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
-/// Threads, and the instruction set that they use. Cheap to share; several callers may [`enter`](Team::enter) at once
-/// and then share the threads.
+/// Threads, and the instruction set that they use. The threads stand by for one caller at a time: who
+/// [`enter`](Team::enter)s while another is inside works alone, with the same results.
 ///
 /// ```
 /// use pythia_tensor::{MatMut, Team, Tiles};
@@ -37,7 +39,12 @@ pub struct Team {
     pool: Option<rayon::ThreadPool>,
     threads: usize,
     isa: Isa,
+    /// Whether a caller has the followers.
+    taken: AtomicBool,
 }
+
+/// More threads than any one machine has cores.
+const MOST_THREADS: usize = 4096;
 
 impl Team {
     /// A team of `threads` threads (0: one per core) with the instruction set of `PYTHIA_ISA`, or the best.
@@ -57,6 +64,9 @@ impl Team {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
+        if threads > MOST_THREADS {
+            return Err(Error::Threads { threads, message: format!("at most {MOST_THREADS} make sense") });
+        }
         let pool = (threads > 1)
             .then(|| {
                 rayon::ThreadPoolBuilder::new()
@@ -66,7 +76,7 @@ impl Team {
             })
             .transpose()
             .map_err(|e| Error::Threads { threads, message: e.to_string() })?;
-        Ok(Self { pool, threads, isa })
+        Ok(Self { pool, threads, isa, taken: AtomicBool::new(false) })
     }
 
     /// How many threads work together, the caller's included.
@@ -79,24 +89,36 @@ impl Team {
         self.isa
     }
 
-    /// Runs `f` on the calling thread with the other threads standing by for its regions.
+    /// Runs `f` on the calling thread with the other threads standing by for its regions. While another caller is
+    /// inside (or this one already is), `f` runs on the calling thread alone.
     pub fn enter<R>(&self, f: impl FnOnce(&Crew<'_>) -> R) -> R {
-        struct Finish<'r>(&'r Regions);
+        struct Finish<'r>(&'r Regions, &'r AtomicBool);
         impl Drop for Finish<'_> {
             fn drop(&mut self) {
                 self.0.finish();
+                self.1.store(false, Release);
             }
         }
-        let crew = |regions| Crew { regions, threads: self.threads, isa: self.isa, not_sync: PhantomData };
-        let Some(pool) = &self.pool else { return f(&crew(None)) };
-        let regions = Regions::new();
-        pool.in_place_scope(|scope| {
-            let _finish = Finish(&regions);
-            for _ in 1..self.threads {
-                scope.spawn(|_| regions.follow());
+        let crew = |regions| Crew {
+            regions,
+            threads: self.threads,
+            isa: self.isa,
+            busy: Cell::new(false),
+            not_sync: PhantomData,
+        };
+        match &self.pool {
+            Some(pool) if !self.taken.swap(true, Acquire) => {
+                let regions = Regions::new();
+                pool.in_place_scope(|scope| {
+                    let _finish = Finish(&regions, &self.taken);
+                    for _ in 1..self.threads {
+                        scope.spawn(|_| regions.follow());
+                    }
+                    f(&crew(Some(&regions)))
+                })
             }
-            f(&crew(Some(&regions)))
-        })
+            _ => f(&crew(None)),
+        }
     }
 }
 
@@ -107,6 +129,8 @@ pub struct Crew<'r> {
     regions: Option<&'r Regions>,
     threads: usize,
     isa: Isa,
+    /// Whether a region is open.
+    busy: Cell<bool>,
     not_sync: PhantomData<*const ()>,
 }
 
@@ -124,8 +148,17 @@ impl Crew<'_> {
     /// Opens a region: hands every tile of every job to some thread, and returns when all are done.
     ///
     /// # Panics
-    /// If a task panics.
+    /// If a task panics, or opens a region itself.
     pub fn run(&self, jobs: &mut [Tiles<'_>]) {
+        struct Idle<'c>(&'c Cell<bool>);
+        impl Drop for Idle<'_> {
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+        // The borrow checker keeps the crew from other threads, but not from a task on this one.
+        assert!(!self.busy.replace(true), "a task of a parallel region must not open a region");
+        let _idle = Idle(&self.busy);
         let jobs = &*jobs;
         let tasks = jobs.iter().map(Tiles::count).sum();
         let task = |mut index: usize| {

@@ -13,6 +13,9 @@
 //!           leave = state -= 1                wait until nobody is inside
 //! ```
 //!
+//! All orderings are sequentially consistent: going to sleep (`sleeping += 1`, then a look at the state) against opening a
+//! region (`state`, then a look at `sleeping`) needs it, and nothing here is hot enough to gain from less.
+//!
 //! Whoever saw `OPEN` when joining is inside, and the leader waits for it before the work goes out of scope.
 
 use std::cell::UnsafeCell;
@@ -49,7 +52,8 @@ pub(super) struct Regions {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by the one leader (`Crew` is neither `Sync` nor `Clone`) while nobody is inside, and
+// SAFETY: `job` is written only by the one leader (`Crew` is neither `Sync` nor `Clone`, and refuses to open a region
+// inside another) while nobody is inside, and
 // read only by followers who are; the state's read-modify-writes order the two.
 unsafe impl Sync for Regions {}
 
@@ -107,7 +111,10 @@ impl Regions {
         let close = Close(self);
         self.take_tasks(tasks, work);
         drop(close);
-        assert!(!self.panicked.load(SeqCst), "a task of this parallel region panicked on another thread");
+        assert!(
+            !self.panicked.swap(false, SeqCst),
+            "a task of this parallel region panicked on another thread"
+        );
     }
 
     /// Takes part in regions until the leader is finished.

@@ -54,7 +54,7 @@ fn many_regions_lose_nothing_when_oversubscribed() {
 }
 
 #[test]
-fn several_callers_share_one_team() {
+fn several_callers_at_once_all_finish() {
     let team = Team::new(3).unwrap();
     std::thread::scope(|s| {
         for _ in 0..4 {
@@ -67,6 +67,100 @@ fn several_callers_share_one_team() {
             });
         }
     });
+}
+
+/// One caller stays inside; another must neither wait for it nor for its threads.
+#[test]
+fn a_caller_does_not_wait_for_one_who_stays_inside() {
+    let team = Team::new(2).unwrap();
+    let (entered, leave) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            team.enter(|_| {
+                entered.wait();
+                leave.wait();
+            });
+        });
+        entered.wait();
+        let mut data = vec![0.0; 4];
+        team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1)));
+        leave.wait();
+        assert_eq!(data, [1.0; 4]);
+    });
+}
+
+#[test]
+fn entering_inside_works_alone() {
+    let team = Team::new(2).unwrap();
+    let mut data = vec![0.0; 4];
+    team.enter(|_| team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1))));
+    assert_eq!(data, [1.0; 4]);
+}
+
+/// Two tasks that wait for each other: only done if two threads work at the same time.
+#[test]
+fn the_followers_do_take_part() {
+    let team = Team::new(2).unwrap();
+    let mut data = vec![0.0; 2];
+    let met = AtomicUsize::new(0);
+    team.enter(|crew| {
+        crew.run(&mut [Tiles::new(MatMut::new(&mut data, 1), 1, 1, &|_| {
+            met.fetch_add(1, SeqCst);
+            let start = std::time::Instant::now();
+            while met.load(SeqCst) < 2 {
+                assert!(start.elapsed().as_secs() < 30, "nobody came");
+                std::thread::yield_now();
+            }
+        })]);
+    });
+}
+
+/// A wrapper that lets a task carry what is not `Sync`, as crates for that do; sound because it is used on one thread.
+struct OneThread<T>(T, std::thread::ThreadId);
+// SAFETY: `get` gives the content only to the thread that made it.
+unsafe impl<T> Sync for OneThread<T> {}
+impl<T> OneThread<T> {
+    fn get(&self) -> Option<&T> {
+        (std::thread::current().id() == self.1).then_some(&self.0)
+    }
+}
+
+#[test]
+fn a_region_inside_a_region_is_refused() {
+    let team = Team::new(2).unwrap();
+    let mut data = vec![0.0; 8];
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        team.enter(|crew| {
+            let crew_here = OneThread(crew, std::thread::current().id());
+            crew.run(&mut [Tiles::new(MatMut::new(&mut data, 1), 1, 1, &|_| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                if let Some(crew) = crew_here.get() {
+                    crew.run(&mut []);
+                }
+            })]);
+        });
+    }));
+    assert!(result.is_err());
+}
+
+/// The panic of one region is reported once; the next region is its own.
+#[test]
+fn a_region_after_a_panic_is_healthy() {
+    let team = Team::new(4).unwrap();
+    let mut data = vec![0.0; 40];
+    let outer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        team.enter(|crew| {
+            let mut bad = vec![0.0; 40];
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                crew.run(&mut [Tiles::new(MatMut::new(&mut bad, 1), 1, 1, &|_| panic!("each task"))]);
+            }));
+            assert!(result.is_err());
+            each_tile_adds_one(crew, &mut data, 1, (1, 1));
+        });
+    }));
+    // Followers who panicked are reported again on leaving; the work is done all the same.
+    drop(outer);
+    assert_eq!(data, [1.0; 40]);
 }
 
 #[test]
@@ -88,4 +182,9 @@ fn a_panicking_task_reaches_the_caller_and_spares_the_team() {
     let mut data = vec![0.0; 40];
     team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1)));
     assert!(data.iter().all(|&x| x == 1.0));
+}
+
+#[test]
+fn too_many_threads_are_an_error() {
+    assert!(matches!(Team::new(1 << 20), Err(Error::Threads { threads: 1_048_576, .. })));
 }

@@ -119,3 +119,46 @@ fn a_copied_prefix_continues_alike() {
         assert_eq!(last(&cache), last(&copy));
     }
 }
+
+/// Causality: whatever a later token holds, earlier queries do not see it.
+#[test]
+fn an_infinite_value_does_not_reach_earlier_queries() {
+    let (dim, t) = (24, 70);
+    let rotary = Rotary::new(6, 10000.0, t);
+    let clean = qkv(t, dim, 9);
+    for bad in [3, 40, 65] {
+        let mut data = clean.clone();
+        data[bad * 3 * dim + 2 * dim..(bad + 1) * 3 * dim].fill(f32::INFINITY);
+        for &isa in Isa::available() {
+            let want = attend_all(isa, Mat::new(&clean, 3 * dim), dim, &rotary, &[t]);
+            let got = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &[t]);
+            assert_eq!(got[..bad * dim], want[..bad * dim], "{isa}, token {bad}");
+            assert!(got[bad * dim..].iter().all(|z| !z.is_finite()), "{isa}, token {bad}");
+        }
+    }
+}
+
+/// Pythia's key biases have norms of about 300: scores of a thousand whose maximum moves from block to block.
+#[test]
+fn scores_of_a_thousand_match_the_reference() {
+    let (dim, t) = (32, 200);
+    let rotary = Rotary::new(0, 10000.0, t);
+    let mut data = qkv(t, dim, 4);
+    for (p, row) in data.chunks_mut(3 * dim).enumerate() {
+        row[..dim].fill(40.0);
+        // The scores rise and fall along the keys: +-1000 with peaks in every block.
+        row[dim..2 * dim].fill(((p * 37) % 101) as f32 / 101.0 * 9.0 - 4.5);
+    }
+    let qkv = Mat::new(&data, 3 * dim);
+    let part = |i: usize| (0..t).flat_map(|p| qkv.row(p)[i * dim..][..dim].to_vec()).collect::<Vec<f32>>();
+    let (q, k, v) = (part(0), part(1), part(2));
+    let want = attention_reference(Mat::new(&q, dim), Mat::new(&k, dim), Mat::new(&v, dim), 0).concat();
+    // Scores of up to 1020 with D roundings each, made relative by the exponential; values are at most 2.
+    let bound = 2.0 * (1020.0 * (dim as f64 + 4.0) + t as f64 + 40.0) * f64::from(f32::EPSILON / 2.0);
+    for &isa in Isa::available() {
+        let got = attend_all(isa, qkv, dim, &rotary, &[t]);
+        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            assert!((f64::from(got) - want).abs() <= bound, "{isa} at {i}: {got} {want}");
+        }
+    }
+}
