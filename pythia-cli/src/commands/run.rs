@@ -188,10 +188,13 @@ impl Writer<'_> {
         let mut speed = Speed::new(ids.len().saturating_sub(cache.len()));
         let (mut printed, mut failed) = (0, None);
         let mut on_step = |step: Step<'_>| {
-            let first = speed.count();
-            if live {
-                printed += step.text.len();
-                failed = out.text(&self.piece(prompt, step, first)).err();
+            // A beam search on its way has no token yet.
+            if let Some(id) = step.id {
+                let first = speed.count();
+                if live {
+                    printed += step.text.len();
+                    failed = out.text(&self.piece(prompt, id, step.text, first)).err();
+                }
             }
             let end = failed.is_some() || watch.stopped();
             if end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -216,12 +219,12 @@ impl Writer<'_> {
     }
 
     /// What a token adds to the output; the first one brings the prompt.
-    fn piece(&self, prompt: &str, step: Step<'_>, first: bool) -> String {
+    fn piece(&self, prompt: &str, id: u32, text: &str, first: bool) -> String {
         let prompt = if first && !self.args.no_echo { prompt } else { "" };
         match self.opened.tokenizer {
-            Some(_) => format!("{prompt}{}", step.text),
-            None if first && self.args.no_echo => step.id.to_string(),
-            None => format!("{prompt},{}", step.id),
+            Some(_) => format!("{prompt}{text}"),
+            None if first && self.args.no_echo => id.to_string(),
+            None => format!("{prompt},{id}"),
         }
     }
 
