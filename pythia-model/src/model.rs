@@ -43,6 +43,10 @@ impl Model {
     }
 
     /// A model of `weights` that were read with `config`.
+    ///
+    /// # Panics
+    /// If the two do not belong together, or if `config` was built by hand and breaks a promise of [`Config`]: here, or
+    /// in a later pass.
     pub fn new(config: Config, weights: Weights) -> Self {
         let rotary = Rotary::new(config.rotary_dims(), config.rotary_base, config.max_position_embeddings);
         Self { config, weights, rotary }
@@ -84,7 +88,7 @@ impl Model {
     /// As [`Model::forward`], with `taps` watching or editing.
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// As [`Model::forward`]; and if the model lacks one of [`Taps::points`].
     pub fn forward_with_taps<'w>(
         &self,
         crew: &Crew<'_>,
@@ -92,6 +96,7 @@ impl Model {
         workspace: &'w mut Workspace,
         taps: &mut dyn Taps,
     ) -> Result<Mat<'w>> {
+        taps.points().iter().try_for_each(|point| point.check(&self.config))?;
         self.hidden(crew, batch, workspace, taps)?;
         let c = self.config.hidden_size;
         let (mut first, mut picked) = (0, workspace.picked.chunks_exact_mut(c));
