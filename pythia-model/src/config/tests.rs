@@ -91,6 +91,7 @@ fn activations_and_end_tokens_have_several_forms() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_wrong_is_named() {
     let rope = |kind: &str| json!({"rope_parameters": {"rope_type": kind}});
     for (changes, expected) in [
