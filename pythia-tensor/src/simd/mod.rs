@@ -1,6 +1,6 @@
 //! One vocabulary of vector operations, and the instruction sets it is stamped out for.
 //!
-//! A kernel body is written once, generic over [`Simd`], and marked `#[inline(always)]`; [`stamp!`] makes of it one
+//! A kernel body is written once, generic over [`Simd`], and marked `#[inline(always)]`; `stamp!` makes of it one
 //! function per instruction set and a front that chooses at run time by [`Isa`]. The vector length is the
 //! instruction set's own ([`Simd::LANES`]), so sums may differ in their last bits from one instruction set to
 //! another, never from one call to another.
@@ -50,7 +50,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a / b`.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a * b + c`, rounded once where the machine can (not on [`Portable`]).
+    /// `a * b + c`, rounded once where the machine can (not in the portable instruction set).
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The larger of each pair; `b` where either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
