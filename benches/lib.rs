@@ -1,8 +1,9 @@
 //! Criterion benchmarks of the kernels (`benches/kernels.rs`) and of whole forward passes (`benches/forward.rs`).
 //!
 //! Arithmetic is given in elements a second, each a floating-point operation, so that `Gelem/s` reads as GFLOP/s; what is
-//! bound by memory in bytes. Each group first prints what this machine does at best, measured with the same threads in
-//! the same minute: a figure means little but as a fraction of that.
+//! bound by memory in bytes. Each group first prints what this machine does at best, measured with the same threads, and
+//! at its end prints it again: a figure means little but as a fraction of that, and little at all where the two differ, as
+//! on a machine shared with others.
 //!
 //! ```text
 //! cargo bench -p pythia-benches                       everything: minutes
@@ -55,7 +56,7 @@ impl<'a> Group<'a> {
         let mut function = None;
         self.inner.bench_function(id, |bencher| {
             if measuring() && !std::mem::replace(printed, true) {
-                print_peaks(name, crew);
+                print_peaks(name, "before", crew);
             }
             bencher.iter(function.get_or_insert_with(&prepare));
         });
@@ -64,16 +65,16 @@ impl<'a> Group<'a> {
     /// Ends the group.
     pub fn finish(self) {
         self.inner.finish();
+        if self.printed {
+            print_peaks(self.name, "after", self.crew);
+        }
     }
 }
 
-fn print_peaks(name: &str, crew: &Crew<'_>) {
+fn print_peaks(name: &str, when: &str, crew: &Crew<'_>) {
     let (gflops, gb_s) = (peak::fma_gflops(crew), peak::read_gb_s(crew));
-    println!(
-        "\n{name}: {} threads, {}: {gflops:.1} GFLOP/s, {gb_s:.1} GB/s at best",
-        crew.threads(),
-        crew.isa()
-    );
+    let (threads, isa) = (crew.threads(), crew.isa());
+    println!("\n{name}, {when}: {threads} threads, {isa}: {gflops:.1} GFLOP/s, {gb_s:.1} GB/s at best");
 }
 
 /// `operations` floating-point operations in one call.

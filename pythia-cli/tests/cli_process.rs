@@ -58,6 +58,27 @@ fn ctrl_c_ends_a_generation_and_keeps_its_text() {
 
 #[test]
 #[cfg(unix)]
+fn ctrl_c_ends_a_beam_search_and_keeps_its_texts() {
+    let cache = TempDir::new().unwrap();
+    let mut first = pythia();
+    first.env("XDG_CACHE_HOME", cache.path()).args(["run", "-m", "synth:31m", "--ids", "1,2", "-n", "1"]);
+    assert!(first.output().unwrap().status.success(), "the weights are not written");
+    let beams = ["--num-beams", "2", "--num-return-sequences", "2"];
+    let child = long(&cache, &beams).spawn().unwrap();
+    thread::sleep(Duration::from_secs(2));
+    interrupt(&child);
+    let (code, out, err) = end(child);
+    assert_eq!((code, err.as_str()), (Some(130), ""));
+    let lines: Vec<&str> = out.lines().collect();
+    let &["--- 1 of 2 ---", one, "--- 2 of 2 ---", two] = &lines[..] else { panic!("{out}") };
+    for text in [one, two] {
+        assert!(text.starts_with("1,2,") && text.len() < 9000, "{text}");
+        assert!(text.split(',').all(|id| id.parse::<u32>().is_ok()), "{text}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
 fn ctrl_c_leaves_no_half_of_a_model() {
     let folder = TempDir::new().unwrap();
     let mut command = pythia();

@@ -1,6 +1,6 @@
 //! [`BeamSearch`]: the bookkeeping of beam search, as in transformers. It knows nothing of the model.
 
-use crate::sampling::keep_best;
+use crate::sampling::{keep_best, nothing_left, produced_nan};
 use crate::{Error, Result};
 
 /// The options of beam search, in transformers' names and meanings.
@@ -146,16 +146,25 @@ impl BeamSearch {
     /// (perhaps changed by [`LogitsProcessors`](crate::LogitsProcessors)), -inf for a token that is forbidden.
     ///
     /// Returns, for each text that is unfinished now, the number of the one that it continues and its new token.
-    /// Nothing is returned once the search is over.
+    /// Nothing is returned once the search is over, which it also is if no unfinished text can go on: they end then
+    /// as if their length were the limit.
     ///
     /// # Errors
-    /// If the number of rows is wrong or one holds a NaN.
+    /// If the number of rows is wrong, one holds a NaN, or the first one forbids every token.
     pub fn step(&mut self, log_probs: &[&[f32]]) -> Result<Vec<(usize, u32)>> {
         if self.done {
             return Ok(Vec::new());
         }
         self.check(log_probs)?;
         self.find_candidates(log_probs);
+        if self.candidates.is_empty() {
+            if self.len == 0 {
+                return Err(nothing_left());
+            }
+            self.end_unfinished();
+            self.done = true;
+            return Ok(Vec::new());
+        }
         self.len += 1;
         let at_limit = self.len >= self.config.max_new_tokens;
         let mut steps = Vec::with_capacity(self.config.num_beams.min(self.candidates.len()));
@@ -187,14 +196,19 @@ impl BeamSearch {
     /// among them, as if their length were the limit.
     pub fn finish(mut self) -> Vec<Hypothesis> {
         if !self.done && self.len > 0 {
-            for beam in std::mem::take(&mut self.beams) {
-                let score = self.score(beam.sum);
-                self.finished.push(Hypothesis { ids: beam.ids, score });
-            }
-            self.rank_finished();
+            self.end_unfinished();
         }
         self.finished.truncate(self.config.num_return_sequences);
         self.finished
+    }
+
+    /// Ranks the unfinished texts among the finished ones.
+    fn end_unfinished(&mut self) {
+        for beam in std::mem::take(&mut self.beams) {
+            let score = self.score(beam.sum);
+            self.finished.push(Hypothesis { ids: beam.ids, score });
+        }
+        self.rank_finished();
     }
 
     fn check(&self, log_probs: &[&[f32]]) -> Result<()> {
@@ -206,10 +220,7 @@ impl BeamSearch {
             )));
         }
         if let Some(beam) = log_probs.iter().position(|row| row.iter().any(|p| p.is_nan())) {
-            return Err(Error::Argument(format!(
-                "the model produced NaN (in beam {beam}): its weights are damaged or its numbers overflowed; verify \
-                 the files and run it in `exact` precision"
-            )));
+            return Err(produced_nan(&format!("in beam {beam}")));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// A `Config` that was read from a file keeps these promises (one built by hand should):
 /// no size is 0; `hidden_size` is a multiple of `num_attention_heads`; [`rotary_dims`](Config::rotary_dims) is even,
-/// at least 2 and at most [`head_dim`](Config::head_dim); `layer_norm_eps` and `rotary_base` are finite and
+/// at least 2, at most [`head_dim`](Config::head_dim) and, times `max_position_embeddings`, at most 2^24; `layer_norm_eps` and `rotary_base` are finite and
 /// positive; token ids are below `vocab_size`; and the sizes are bounded so that the bytes of all weights, or of a
 /// cache of `max_position_embeddings` tokens, in `f32`, can be computed in `u64` without overflow.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,9 @@
 //! Generation: one forward pass for the prompt, one for each further token of all texts that are being written.
 
+use crate::sampling::refuse_nan;
 use crate::{
-    BeamConfig, BeamSearch, Cache, Error, LogitsProcessors, Model, Result, Sampler, SamplingConfig, Sequence,
-    TextStream, Tokenizer, Workspace, log_softmax,
+    BeamConfig, BeamSearch, Cache, Error, Hypothesis, LogitsProcessors, Model, Result, Sampler,
+    SamplingConfig, Sequence, TextStream, Tokenizer, Workspace, log_softmax,
 };
 use pythia_tensor::Crew;
 use std::ops::ControlFlow;
@@ -80,7 +81,7 @@ impl GenerationConfig {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// `max_new_tokens` were generated.
+    /// `max_new_tokens` were generated, or beam search found no token to go on with.
     Length,
     /// A stop string appeared.
     Stop,
@@ -115,13 +116,13 @@ pub struct Generated {
     pub score: Option<f64>,
 }
 
-/// One more token.
+/// One more token, or one more step of a beam search.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
     /// Which of the continuations it belongs to.
     pub sample: usize,
-    /// The token.
-    pub id: u32,
+    /// The token; `None` while a beam search is on its way, which knows its tokens only at the end.
+    pub id: Option<u32>,
     /// The text that is now certain: never half a character, nothing that may be the beginning of a stop string.
     pub text: &'a str,
 }
@@ -130,12 +131,14 @@ pub struct Step<'a> {
 /// Afterwards the cache holds what has been run of the first continuation, so that the text can go on from there
 /// (after a beam search: the prompt).
 ///
-/// Calls `watch` for every token; when it breaks, the continuations end as [`Finish::Cancelled`]. Beam search knows its
-/// tokens only at the end.
+/// Calls `watch` for every token; once it breaks, it is not called again, and all continuations that have not ended are
+/// [`Finish::Cancelled`]. Beam search calls it after every step, without a token, and at the end for every token of
+/// the texts that it has found; when it breaks on the way, the best texts so far are returned.
 ///
 /// # Errors
 /// If an option is out of its range, the prompt is empty or has ids outside the vocabulary, stop strings come without
-/// a tokenizer, or prompt and new tokens together are longer than the context or the cache.
+/// a tokenizer, prompt and new tokens together are longer than the context or the cache, the options forbid every
+/// token, or the model produces NaN.
 pub fn generate(
     model: &Model,
     tokenizer: Option<&Tokenizer>,
@@ -237,19 +240,20 @@ impl<'a> Request<'a> {
         copies.iter_mut().for_each(|copy| copy.copy_from(cache));
         let mut caches: Vec<&mut Cache> = std::iter::once(cache).chain(&mut copies).collect();
 
-        for step in 0.. {
+        'steps: for step in 0.. {
             let live = drafts.iter_mut().enumerate().filter(|(_, d)| d.finish.is_none());
             for (row, (sample, draft)) in live.enumerate() {
                 // The prompt's logits serve all samples.
                 let row = if step == 0 { 0 } else { row };
                 let id = samplers[sample].sample(logits.row(row), self.prompt, &draft.ids)?;
-                self.push(draft, sample, id, watch);
+                if self.push(draft, sample, id, watch).is_break() {
+                    break 'steps;
+                }
             }
-            let cancelled = drafts.iter().any(|d| d.finish == Some(Finish::Cancelled));
             let mut batch: Vec<_> = drafts
                 .iter()
                 .zip(&mut caches)
-                .filter(|(draft, _)| draft.finish.is_none() && !cancelled)
+                .filter(|(draft, _)| draft.finish.is_none())
                 .map(|(draft, cache)| Sequence::last(&draft.ids[step..], cache))
                 .collect();
             if batch.is_empty() {
@@ -260,14 +264,14 @@ impl<'a> Request<'a> {
         Ok(drafts.into_iter().map(Draft::finish).collect())
     }
 
-    /// Adds a token to a draft and finds out whether it ends there.
+    /// Adds a token to a draft and finds out whether it ends there; tells `watch`, whose answer is returned.
     fn push(
         &self,
         draft: &mut Draft<'a>,
         sample: usize,
         id: u32,
         watch: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
-    ) {
+    ) -> ControlFlow<()> {
         draft.ids.push(id);
         let ends = self.eos().contains(&id) && !self.config.ignore_eos;
         let mut text = String::new();
@@ -287,9 +291,7 @@ impl<'a> Request<'a> {
             text += &stream.finish();
         }
         draft.text += &text;
-        if watch(Step { sample, id, text: &text }).is_break() && draft.finish.is_none() {
-            draft.finish = Some(Finish::Cancelled);
-        }
+        watch(Step { sample, id: Some(id), text: &text })
     }
 
     fn search(
@@ -316,29 +318,66 @@ impl<'a> Request<'a> {
         let mut first = self.model.cache(cache.capacity())?;
         first.copy_from(cache);
         let mut caches = vec![first];
-        while !search.is_done() {
-            let mut rows: Vec<Vec<f32>> = (0..search.live()).map(|beam| logits.row(beam).to_vec()).collect();
-            for (beam, row) in rows.iter_mut().enumerate() {
-                log_softmax(row);
-                processors.process(row, self.prompt, search.ids(beam))?;
-            }
+        let end = loop {
+            let rows = (0..search.live())
+                .map(|beam| self.log_probs(logits.row(beam), search.ids(beam), &mut processors))
+                .collect::<Result<Vec<_>>>()?;
             let chosen = search.step(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
             if search.is_done() {
-                break;
+                break Finish::Length;
+            }
+            if watch(Step { sample: 0, id: None, text: "" }).is_break() {
+                break Finish::Cancelled;
             }
             caches = self.follow(caches, &chosen)?;
             let tokens: Vec<[u32; 1]> = chosen.iter().map(|&(_, token)| [token]).collect();
             let mut batch: Vec<_> =
                 tokens.iter().zip(&mut caches).map(|(id, cache)| Sequence::last(id, cache)).collect();
             logits = self.model.forward(crew, &mut batch, workspace)?;
-        }
-        let mut results = Vec::new();
-        for (sample, hypothesis) in search.finish().into_iter().enumerate() {
+        };
+        self.deliver(search.finish(), end, watch)
+    }
+
+    /// What beam search reads after `generated`.
+    fn log_probs(
+        &self,
+        logits: &[f32],
+        generated: &[u32],
+        processors: &mut LogitsProcessors,
+    ) -> Result<Vec<f32>> {
+        refuse_nan(logits)?;
+        let mut row = logits.to_vec();
+        log_softmax(&mut row);
+        row.truncate(self.vocab_limit());
+        processors.process(&mut row, self.prompt, generated)?;
+        Ok(row)
+    }
+
+    /// The texts that beam search has found, of which the unfinished ones end as `end`.
+    fn deliver(
+        &self,
+        found: Vec<Hypothesis>,
+        end: Finish,
+        watch: &mut dyn FnMut(Step<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Generated>> {
+        let mut wish =
+            if end == Finish::Cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let mut watch = |step: Step<'_>| {
+            if wish.is_continue() {
+                wish = watch(step);
+            }
+            wish
+        };
+        let deliver = |(sample, hypothesis): (usize, Hypothesis)| {
             let mut draft = self.draft()?;
-            hypothesis.ids.iter().for_each(|&id| self.push(&mut draft, sample, id, watch));
-            results.push(Generated { score: Some(hypothesis.score), ..draft.finish() });
-        }
-        Ok(results)
+            for id in hypothesis.ids {
+                // The texts are there, wanted or not.
+                let _ = self.push(&mut draft, sample, id, &mut watch);
+            }
+            draft.finish.get_or_insert(end);
+            Ok(Generated { score: Some(hypothesis.score), ..draft.finish() })
+        };
+        found.into_iter().enumerate().map(deliver).collect()
     }
 
     /// The caches of the chosen beams, each its parent's: moved for the parent's last child, copied for the others.

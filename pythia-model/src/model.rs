@@ -43,6 +43,10 @@ impl Model {
     }
 
     /// A model of `weights` that were read with `config`.
+    ///
+    /// # Panics
+    /// If the two do not belong together, or if `config` was built by hand and breaks a promise of [`Config`]: here, or
+    /// in a later pass.
     pub fn new(config: Config, weights: Weights) -> Self {
         let rotary = Rotary::new(config.rotary_dims(), config.rotary_base, config.max_position_embeddings);
         Self { config, weights, rotary }
@@ -84,7 +88,7 @@ impl Model {
     /// As [`Model::forward`], with `taps` watching or editing.
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// As [`Model::forward`]; and if the model lacks one of [`Taps::points`].
     pub fn forward_with_taps<'w>(
         &self,
         crew: &Crew<'_>,
@@ -92,6 +96,7 @@ impl Model {
         workspace: &'w mut Workspace,
         taps: &mut dyn Taps,
     ) -> Result<Mat<'w>> {
+        taps.points().iter().try_for_each(|point| point.check(&self.config))?;
         self.hidden(crew, batch, workspace, taps)?;
         let c = self.config.hidden_size;
         let (mut first, mut picked) = (0, workspace.picked.chunks_exact_mut(c));
@@ -176,7 +181,7 @@ impl Model {
         let neurons = linear(&layer.dense_h_to_4h, &ws.ln2, gelu);
         let out = (MatMut::new(&mut ws.qkv, 3 * c), MatMut::new(&mut ws.neurons, n));
         ops::matmuls(crew, [(out.0, &[qkv]), (out.1, &[neurons])]);
-        self.append(l, batch, &ws.qkv);
+        self.append(crew, l, batch, &ws.qkv);
         self.attention(crew, l, batch, ws);
         let attn = linear(&layer.attention_dense, &ws.z, Then::Add);
         let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Add);
@@ -205,7 +210,7 @@ impl Model {
         for (part, point) in [At::Q, At::K, At::V].into_iter().enumerate() {
             self.tap_qkv(taps, at(point), part, &mut ws.qkv);
         }
-        self.append(l, batch, &ws.qkv);
+        self.append(crew, l, batch, &ws.qkv);
         if taps.wants(at(At::Scores)) || taps.wants(at(At::Pattern)) {
             self.attention_step_by_step(crew, l, batch, ws, taps);
         } else {
@@ -247,13 +252,13 @@ impl Model {
     }
 
     /// Puts the new tokens' keys and values into the caches.
-    fn append(&self, l: usize, batch: &mut [Sequence<'_>], qkv: &[f32]) {
+    fn append(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], qkv: &[f32]) {
         let qkv = Mat::new(qkv, 3 * self.config.hidden_size);
         let mut first = 0;
         for sequence in batch {
             let (rows, start) = (first..first + sequence.ids.len(), sequence.cache.len());
             first = rows.end;
-            sequence.cache.layers[l].append(qkv.slice_rows(rows), start, &self.rotary);
+            ops::append(crew, &mut sequence.cache.layers[l], qkv.slice_rows(rows), start, &self.rotary);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Scoring: how probable the model finds a text, and what it expects next.
 
+use crate::sampling::refuse_nan;
 use crate::{Model, Result, Sequence, Workspace, top_log_probs};
 use pythia_tensor::{Crew, Mat, ops};
 
@@ -9,7 +10,7 @@ const ROWS: usize = 32;
 /// The log-probability (natural logarithm) of each token given those before it; `None` for the first.
 ///
 /// # Errors
-/// If there are no tokens, more than the context holds, or ids outside the vocabulary.
+/// If there are no tokens, more than the context holds, or ids outside the vocabulary, or if the model produces NaN.
 pub fn score(
     model: &Model,
     crew: &Crew<'_>,
@@ -26,6 +27,7 @@ pub fn score(
         let rows = start..(start + ROWS).min(ids.len() - 1);
         let (logits, totals) = (&mut logits[..rows.len() * v], &mut totals[..rows.len()]);
         model.unembed(crew, hidden.slice_rows(rows.clone()), logits);
+        logits.chunks_exact(v).try_for_each(refuse_nan)?;
         ops::log_sum_exp(crew, totals, Mat::new(logits, v));
         let targets = &ids[rows.start + 1..=rows.end];
         let row = |((&id, total), logits): ((&u32, &mut f32), &[f32])| Some(logits[id as usize] - *total);
@@ -49,6 +51,7 @@ pub fn next(
 ) -> Result<Vec<(u32, f32)>> {
     let mut cache = model.cache(ids.len())?;
     let logits = model.forward(crew, &mut [Sequence::last(ids, &mut cache)], workspace)?;
+    refuse_nan(logits.row(0))?;
     let padding = model.config().vocab_size.saturating_sub(vocab_limit);
     let mut best = top_log_probs(logits.row(0), top.saturating_add(padding));
     best.retain(|&(id, _)| (id as usize) < vocab_limit);

@@ -1,6 +1,6 @@
 //! Named points of the forward pass that a caller can watch or edit, under TransformerLens's names.
 
-use crate::{Error, Result};
+use crate::{Config, Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
@@ -93,6 +93,27 @@ impl At {
     }
 }
 
+impl Point {
+    /// Whether the forward pass of a model of this shape comes to this point.
+    ///
+    /// # Errors
+    /// If it has no such layer, or no such point in its layers. The text says what there is.
+    pub fn check(self, config: &Config) -> Result<()> {
+        let Self::Block(layer, at) = self else { return Ok(()) };
+        let layers = config.num_hidden_layers;
+        let problem = if layer >= layers {
+            format!("the model has {layers} layers, `blocks.0` to `blocks.{}`", layers.saturating_sub(1))
+        } else if at == At::ResidMid && config.use_parallel_residual {
+            "with the parallel residual (`use_parallel_residual`) attention and MLP both read `hook_resid_pre`, and \
+             there is nothing between them but `hook_attn_out` and `hook_mlp_out`"
+                .to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::Argument(format!("no tap `{self}`: {problem}")))
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -147,6 +168,11 @@ pub trait Taps {
 
     /// The pass is at a point that is wanted.
     fn at(&mut self, tapped: Tapped<'_>);
+
+    /// The points that must exist: a pass is refused if the model lacks one of them ([`Point::check`]). None by default.
+    fn points(&self) -> &[Point] {
+        &[]
+    }
 }
 
 /// No taps.
@@ -182,6 +208,10 @@ impl<F: FnMut(Tapped<'_>)> Taps for TapAt<F> {
 
     fn at(&mut self, tapped: Tapped<'_>) {
         (self.then)(tapped);
+    }
+
+    fn points(&self) -> &[Point] {
+        &self.points
     }
 }
 

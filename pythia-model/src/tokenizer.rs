@@ -1,10 +1,8 @@
 //! [`Tokenizer`]: a `tokenizer.json` read with Hugging Face's own crate, plus the raw bytes of every token.
 
-use crate::{Error, Result};
+use crate::{Error, Result, disk};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tokenizers::DecoderWrapper;
@@ -44,15 +42,11 @@ impl Tokenizer {
     /// The tokenizer in the file `path`, a `tokenizer.json`.
     ///
     /// # Errors
-    /// If the file cannot be read, or for the reasons of [`Tokenizer::from_bytes`].
+    /// If the file cannot be read, is not a regular file or has more than 64 MB, or for the reasons of
+    /// [`Tokenizer::from_bytes`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut json = Vec::new();
-        // One byte more than is allowed tells an oversized file from a file of just that size.
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut json))
-            .map_err(|source| Error::io(path, source))?;
-        Self::from_bytes(path, &json)
+        Self::from_bytes(path, &disk::read(path, MAX_FILE_BYTES)?)
     }
 
     /// The tokenizer in the bytes of a `tokenizer.json`; `path` only serves to name it in errors.
@@ -60,18 +54,9 @@ impl Tokenizer {
     /// Truncation and padding that the file may ask for are switched off, as transformers does by default.
     ///
     /// # Errors
-    /// If the bytes are more than 64 MB, are not a valid `tokenizer.json`, or describe a tokenizer that is not
-    /// byte-level.
+    /// If the bytes are not a valid `tokenizer.json` or describe a tokenizer that is not byte-level.
     pub fn from_bytes(path: impl AsRef<Path>, json: &[u8]) -> Result<Self> {
         let path = path.as_ref();
-        if json.len() as u64 > MAX_FILE_BYTES {
-            return Err(Error::file(
-                path,
-                format!(
-                    "more than {MAX_FILE_BYTES} bytes, too large for a tokenizer.json; is this another file?"
-                ),
-            ));
-        }
         let broken = |message: String| {
             Error::file(path, format!("not a valid tokenizer.json: {message}; download the file again"))
         };

@@ -100,28 +100,23 @@ fn a_text_goes_on_from_its_cache() {
 fn what_is_streamed_is_the_text() {
     let (model, tokenizer) = mini();
     let prompt = tokenizer.encode("There was a").unwrap();
+    let beams = GenerationConfig { num_beams: 4, num_return_sequences: 3, ..tokens(20) };
     Team::new(2).unwrap().enter(|crew| {
-        let (mut cache, mut workspace) = (model.cache(100).unwrap(), Workspace::new());
-        let mut streamed = vec![(String::new(), Vec::new()); 3];
-        let mut watch = |step: Step<'_>| {
-            streamed[step.sample].0 += step.text;
-            streamed[step.sample].1.push(step.id);
-            ControlFlow::Continue(())
-        };
-        let config = sampled(3, 1);
-        let got = generate(
-            &model,
-            Some(&tokenizer),
-            crew,
-            &mut workspace,
-            &mut cache,
-            &prompt,
-            &config,
-            &mut watch,
-        );
-        for (got, streamed) in got.unwrap().into_iter().zip(streamed) {
-            assert_eq!((&got.text, &got.ids), (&streamed.0, &streamed.1));
-            assert_eq!(got.text, tokenizer.decode(&got.ids));
+        for config in [sampled(3, 1), beams] {
+            let (mut cache, mut workspace) = (model.cache(100).unwrap(), Workspace::new());
+            let mut streamed = vec![(String::new(), Vec::new()); 3];
+            let mut watch = |step: Step<'_>| {
+                streamed[step.sample].0 += step.text;
+                streamed[step.sample].1.extend(step.id);
+                ControlFlow::Continue(())
+            };
+            let tokenizer = Some(&tokenizer);
+            let memory = (&mut workspace, &mut cache);
+            let got = generate(&model, tokenizer, crew, memory.0, memory.1, &prompt, &config, &mut watch);
+            for (got, streamed) in got.unwrap().into_iter().zip(streamed) {
+                assert_eq!((&got.text, &got.ids), (&streamed.0, &streamed.1));
+                assert_eq!(tokenizer.map(|t| t.decode(&got.ids)), Some(got.text));
+            }
         }
     });
 }
@@ -279,5 +274,158 @@ fn requests_that_cannot_work_say_why() {
             message(&[1], None, GenerationConfig { min_new_tokens: 9, ..tokens(4) }),
             &["min_new_tokens (9)", "(4)"],
         );
+    });
+}
+
+/// As [`run`], with a caller who breaks at call number `last`; also tells how often the caller was asked.
+fn run_until(
+    crew: &Crew<'_>,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    last: usize,
+    config: &GenerationConfig,
+) -> (Vec<Generated>, usize) {
+    let prompt = tokenizer.encode("Once upon").unwrap();
+    let (mut cache, mut workspace, mut calls) = (model.cache(100).unwrap(), Workspace::new(), 0);
+    let mut watch = |_: Step<'_>| {
+        calls += 1;
+        if calls == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let got = generate(model, Some(tokenizer), crew, &mut workspace, &mut cache, &prompt, config, &mut watch)
+        .unwrap();
+    (got, calls)
+}
+
+#[test]
+fn a_break_ends_all_samples_at_once() {
+    let (model, tokenizer) = mini();
+    Team::new(2).unwrap().enter(|crew| {
+        let ends = |config: &GenerationConfig, last| {
+            let (got, calls) = run_until(crew, &model, &tokenizer, last, config);
+            assert_eq!(calls, last, "asked again after the break");
+            got.iter().map(|g| (g.ids.len(), g.finish)).collect::<Vec<_>>()
+        };
+        let cut = |lengths: [usize; 3]| lengths.map(|n| (n, Finish::Cancelled));
+        assert_eq!(ends(&sampled(3, 5), 1), cut([1, 0, 0]));
+        assert_eq!(ends(&sampled(3, 5), 8), cut([3, 3, 2]));
+        // The break comes with a token that ends its sample anyway: the others end, too.
+        let mut config = GenerationConfig { ignore_eos: false, ..sampled(3, 5) };
+        config.sampling.logit_bias = vec![(model.config().eos_token_ids[0], 100.0)];
+        let cancelled = (0, Finish::Cancelled);
+        assert_eq!(ends(&config, 1), [(1, Finish::Eos), cancelled, cancelled]);
+    });
+}
+
+#[test]
+fn a_beam_search_can_be_cancelled_at_every_step() {
+    let (model, tokenizer) = mini();
+    let config = GenerationConfig { num_beams: 3, num_return_sequences: 2, ..tokens(50) };
+    Team::new(2).unwrap().enter(|crew| {
+        for last in [1, 4] {
+            let (got, calls) = run_until(crew, &model, &tokenizer, last, &config);
+            assert_eq!((got.len(), calls), (2, last));
+            for text in got {
+                assert_eq!((text.ids.len(), text.finish), (last, Finish::Cancelled));
+                assert_eq!(text.text, tokenizer.decode(&text.ids));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_model_that_produces_nan_is_refused_everywhere() {
+    let (model, _) = mini();
+    let mut weights = model.weights().clone();
+    weights.final_layer_norm.bias[3] = f32::NAN;
+    let model = Model::new(model.config().clone(), weights);
+    Team::new(2).unwrap().enter(|crew| {
+        let mut workspace = Workspace::new();
+        let generated = |config| run(crew, &model, None, &[1, 2], &config).map(|_| ());
+        let beams = GenerationConfig { num_beams: 2, ..tokens(4) };
+        for result in [
+            generated(tokens(4)),
+            generated(beams),
+            score(&model, crew, &mut workspace, &[1, 2, 3]).map(|_| ()),
+            next(&model, crew, &mut workspace, &[1, 2, 3], 5, usize::MAX).map(|_| ()),
+        ] {
+            let message = result.unwrap_err().to_string();
+            assert!(
+                message.starts_with("the model produced NaN (the logit of token 0, perhaps"),
+                "{message}"
+            );
+        }
+    });
+}
+
+/// All ids but some.
+fn only(left: &[u32]) -> SamplingConfig {
+    let suppress_tokens = (0..4096).filter(|id| !left.contains(id)).collect();
+    SamplingConfig { suppress_tokens, ..Default::default() }
+}
+
+#[test]
+fn a_beam_search_with_nothing_to_choose_fails_as_sampling_does() {
+    let (model, tokenizer) = mini();
+    let greedy = GenerationConfig { sampling: only(&[]), ..tokens(4) };
+    let beams = GenerationConfig { num_beams: 3, ..greedy.clone() };
+    Team::new(2).unwrap().enter(|crew| {
+        let [greedy, beams] = [greedy, beams]
+            .map(|config| run(crew, &model, Some(&tokenizer), &[1], &config).unwrap_err().to_string());
+        assert!(greedy.starts_with("no token is left to choose from"), "{greedy}");
+        assert_eq!(beams, greedy);
+    });
+}
+
+#[test]
+fn a_beam_search_that_gets_stuck_keeps_its_texts() {
+    let (model, tokenizer) = mini();
+    // Three ids, each to be used once.
+    let sampling = SamplingConfig { no_repeat_ngram_size: 1, ..only(&[300, 301, 302]) };
+    let config = GenerationConfig { num_beams: 2, num_return_sequences: 2, sampling, ..tokens(9) };
+    let got = Team::new(2).unwrap().enter(|crew| run(crew, &model, Some(&tokenizer), &[1], &config)).unwrap();
+    assert_eq!(got.len(), 2);
+    for mut text in got {
+        text.ids.sort_unstable();
+        assert_eq!((text.ids, text.finish), (vec![300, 301, 302], Finish::Length));
+    }
+}
+
+/// The tokenizer of the embedded model without its last token, whose row is padding then.
+fn one_token_less() -> Tokenizer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pythia-cli/assets/mini/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    let last = vocab.iter().find(|(_, id)| **id == 4095).unwrap().0.clone();
+    vocab.remove(&last);
+    json["model"]["merges"].as_array_mut().unwrap().retain(|merge| match merge.as_str() {
+        Some(merge) => merge.replace(' ', "") != last,
+        None => merge.as_array().unwrap().iter().filter_map(|part| part.as_str()).collect::<String>() != last,
+    });
+    Tokenizer::from_bytes("shorter", json.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn padding_rows_are_outside_of_sampling_and_of_beam_search() {
+    let ((model, _), tokenizer) = (mini(), one_token_less());
+    assert_eq!((tokenizer.vocab_size(), model.config().vocab_size), (4095, 4096));
+    Team::new(2).unwrap().enter(|crew| {
+        for num_beams in [1, 2] {
+            let sampling = SamplingConfig { logit_bias: vec![(4095, 100.0)], ..Default::default() };
+            let config = GenerationConfig { num_beams, sampling, ..tokens(4) };
+            let message = run(crew, &model, Some(&tokenizer), &[1], &config).unwrap_err().to_string();
+            assert_eq!(message, "`logit_bias` names token 4095, but the vocabulary has 4095 tokens");
+        }
+    });
+}
+
+/// Each sample goes on from its own copy of the prompt's cache.
+#[test]
+fn greedy_samples_are_all_the_same() {
+    let (model, reference) = variant("parallel-f16");
+    let prompt = &reference.ids("greedy")[..20];
+    Team::new(2).unwrap().enter(|crew| {
+        let one = run(crew, &model, None, prompt, &tokens(24)).unwrap().remove(0);
+        let config = GenerationConfig { num_return_sequences: 3, ..tokens(24) };
+        assert_eq!(run(crew, &model, None, prompt, &config).unwrap(), vec![one; 3]);
     });
 }

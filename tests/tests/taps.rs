@@ -56,7 +56,9 @@ fn every_layer(model: &Model, ats: &[At]) -> Vec<Point> {
 }
 
 fn every_point(model: &Model) -> Vec<Point> {
-    [vec![Point::Embed, Point::LnFinal], every_layer(model, &At::ALL)].concat()
+    let mut points = [vec![Point::Embed, Point::LnFinal], every_layer(model, &At::ALL)].concat();
+    points.retain(|point| point.check(model.config()).is_ok());
+    points
 }
 
 /// The logits that the embeddings alone would have, by the formulas, in `f64`.
@@ -116,16 +118,17 @@ fn an_edit_at_any_point_changes_the_logits() {
     for model in models() {
         enter(|crew| {
             let want = plain(crew, &model, &PROMPT);
-            for point in every_point(&model) {
+            let points = every_point(&model);
+            let in_a_layer = if model.config().use_parallel_residual { 14 } else { 15 };
+            assert_eq!(points.len(), 2 + 2 * in_a_layer);
+            for point in points {
                 let mut called = 0;
                 let got = edited(crew, &model, &PROMPT, &[point], |tap| {
                     called += 1;
                     tap.data.iter_mut().enumerate().for_each(|(i, x)| *x *= 1.5 + (i % 3) as f32);
                 });
-                let absent =
-                    model.config().use_parallel_residual && matches!(point, Point::Block(_, At::ResidMid));
-                assert_eq!(called, usize::from(!absent), "{point}");
-                assert_eq!(got == want, absent, "{point}: {}", worst(&got, &want));
+                assert_eq!(called, 1, "{point}");
+                assert!(got != want, "{point}");
             }
         });
     }
@@ -308,4 +311,28 @@ fn an_edit_of_one_sequence_stays_in_it() {
             assert!(got[..alone.len()] != plain(crew, &model, &OTHER));
         });
     }
+}
+
+#[test]
+fn a_tap_that_can_never_fire_is_refused() {
+    let [parallel, sequential] = models();
+    let refused = |model: &Model, name: &str| {
+        enter(|crew| {
+            let (mut cache, mut workspace) = (model.cache(12).unwrap(), Workspace::new());
+            let mut taps = TapAt::new([Point::Embed, name.parse().unwrap()], |_: Tapped<'_>| {});
+            let batch = &mut [Sequence::last(&PROMPT, &mut cache)];
+            let result = model.forward_with_taps(crew, batch, &mut workspace, &mut taps);
+            let message = result.map(|_| ()).map_err(|e| e.to_string());
+            assert_eq!(cache.len(), if message.is_ok() { PROMPT.len() } else { 0 });
+            message
+        })
+    };
+    let message = refused(&sequential, "blocks.2.hook_resid_pre").unwrap_err();
+    assert_eq!(message, "no tap `blocks.2.hook_resid_pre`: the model has 2 layers, `blocks.0` to `blocks.1`");
+    let message = refused(&parallel, "blocks.1.hook_resid_mid").unwrap_err();
+    assert!(
+        message.starts_with("no tap `blocks.1.hook_resid_mid`: ") && message.contains("`hook_resid_pre`"),
+        "{message}"
+    );
+    assert_eq!(refused(&sequential, "blocks.1.hook_resid_mid"), Ok(()));
 }

@@ -12,7 +12,7 @@ use crate::model::Opened;
 use crate::output::{Out, joined, note};
 use crate::quiet::quietly;
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Cache, Generated, GenerationConfig, Step, Workspace, generate};
+use pythia_model::{Cache, Finish, Generated, GenerationConfig, Step, Tokenizer, Workspace, generate};
 use pythia_tensor::Crew;
 use serde::Serialize;
 use speed::Speed;
@@ -110,7 +110,11 @@ impl Writer<'_> {
         let stats = self.args.stats || (io::stderr().is_terminal() && !self.args.model.json);
         let memory = (&mut Workspace::new(), &mut cache);
         let generated = self.write(&prompt, &ids, config, memory, stats, out)?;
-        let several = generated.len() > 1;
+        let (several, cancelled) = (generated.len() > 1, is_cancelled(&generated));
+        if cancelled && self.args.model.json {
+            // No half of an object.
+            return Err(Interrupted.into());
+        }
         for (i, generated) in generated.iter().enumerate() {
             if self.args.model.json {
                 out.json(&Sample {
@@ -128,7 +132,7 @@ impl Writer<'_> {
                 out.text(&format!("{}\n", self.shown(&prompt, generated)))?;
             }
         }
-        Ok(())
+        if cancelled { Err(Interrupted.into()) } else { Ok(()) }
     }
 
     /// Continues a text that grows by the lines of `input`, each on a line of its own.
@@ -164,7 +168,16 @@ impl Writer<'_> {
             config.min_new_tokens = config.min_new_tokens.min(room);
             let memory = (&mut workspace, &mut cache);
             let generated = self.write(line, &ids, &config, memory, self.args.stats, out)?;
-            ids.extend(generated.into_iter().flat_map(|g| g.ids));
+            if is_cancelled(&generated) {
+                return Err(Interrupted.into());
+            }
+            for generated in generated {
+                if generated.finish == Finish::Stop {
+                    // The tokens of the shown text may be others than the first of those with the stop string.
+                    cache.truncate(have);
+                }
+                ids.extend(shown_ids(tokenizer, generated)?);
+            }
         }
     }
 
@@ -188,10 +201,13 @@ impl Writer<'_> {
         let mut speed = Speed::new(ids.len().saturating_sub(cache.len()));
         let (mut printed, mut failed) = (0, None);
         let mut on_step = |step: Step<'_>| {
-            let first = speed.count();
-            if live {
-                printed += step.text.len();
-                failed = out.text(&self.piece(prompt, step, first)).err();
+            // A beam search on its way has no token yet.
+            if let Some(id) = step.id {
+                let first = speed.count();
+                if live {
+                    printed += step.text.len();
+                    failed = out.text(&self.piece(prompt, id, step.text, first)).err();
+                }
             }
             let end = failed.is_some() || watch.stopped();
             if end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -206,22 +222,19 @@ impl Writer<'_> {
             let rest = generated.first().and_then(|g| g.text.get(printed..)).unwrap_or_default();
             out.text(&format!("{rest}\n"))?;
         }
-        if watch.stopped() {
-            return Err(Interrupted.into());
-        }
-        if stats {
+        if stats && !is_cancelled(&generated) {
             note(&speed.line(config.num_beams > 1));
         }
         Ok(generated)
     }
 
     /// What a token adds to the output; the first one brings the prompt.
-    fn piece(&self, prompt: &str, step: Step<'_>, first: bool) -> String {
+    fn piece(&self, prompt: &str, id: u32, text: &str, first: bool) -> String {
         let prompt = if first && !self.args.no_echo { prompt } else { "" };
         match self.opened.tokenizer {
-            Some(_) => format!("{prompt}{}", step.text),
-            None if first && self.args.no_echo => step.id.to_string(),
-            None => format!("{prompt},{}", step.id),
+            Some(_) => format!("{prompt}{text}"),
+            None if first && self.args.no_echo => id.to_string(),
+            None => format!("{prompt},{id}"),
         }
     }
 
@@ -235,4 +248,20 @@ impl Writer<'_> {
             (None, false) => format!("{prompt},{}", joined(ids)),
         }
     }
+}
+
+/// Whether the user said so.
+fn is_cancelled(generated: &[Generated]) -> bool {
+    generated.iter().any(|g| g.finish == Finish::Cancelled)
+}
+
+/// The tokens of what a reader has seen of a continuation.
+fn shown_ids(tokenizer: &Tokenizer, generated: Generated) -> Result<Vec<u32>> {
+    let Generated { mut ids, text, finish, .. } = generated;
+    match finish {
+        Finish::Stop => return Ok(quietly(|| tokenizer.encode(&text))?),
+        Finish::Eos => drop(ids.pop()),
+        Finish::Length | Finish::Cancelled => {}
+    }
+    Ok(ids)
 }

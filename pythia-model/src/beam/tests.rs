@@ -282,3 +282,20 @@ fn wrong_options_and_rows_are_errors() {
     let nan = search.step(&[&[0.0, f32::NAN]]).unwrap_err().to_string();
     assert!(nan.starts_with("the model produced NaN (in beam 0)"), "{nan}");
 }
+
+#[test]
+fn a_search_in_which_no_text_can_go_on_keeps_them() {
+    let nothing: &[f32] = &[f32::NEG_INFINITY; 3];
+    let config =
+        BeamConfig { num_beams: 2, num_return_sequences: 2, eos_token_ids: vec![0], ..Default::default() };
+    let mut search = BeamSearch::new(config.clone()).unwrap();
+    search.step(&[&[-9.0, -1.0, -2.0]]).unwrap();
+    assert_eq!(search.step(&[nothing, nothing]).unwrap(), []);
+    assert!(search.is_done());
+    let text = |ids: &[u32], score| Hypothesis { ids: ids.to_vec(), score };
+    assert_eq!(search.finish(), [text(&[1], -1.0), text(&[2], -2.0)]);
+
+    let mut search = BeamSearch::new(config).unwrap();
+    let error = search.step(&[nothing]).unwrap_err().to_string();
+    assert!(error.starts_with("no token is left to choose from") && !search.is_done(), "{error}");
+}

@@ -11,6 +11,8 @@ const MAX_LAYERS: usize = 1 << 10;
 const MAX_CHANNELS: usize = 1 << 20;
 const MAX_INTERMEDIATE: usize = 1 << 23;
 const MAX_ROWS: usize = 1 << 24;
+/// Numbers of the rotary tables, which a model makes when it is opened: 64 MB.
+const MAX_ROTARY: usize = 1 << 24;
 
 const ACTIVATIONS: [(&str, Gelu); 4] = [
     ("gelu", Gelu::Erf),
@@ -62,6 +64,13 @@ fn check(path: &Path, c: &Config) -> Result<()> {
         return fail(format!(
             "`rotary_pct` {} of {head} head dimensions is {rotary}: expected an even number from 2 to {head}",
             c.rotary_pct
+        ));
+    }
+    let positions = c.max_position_embeddings;
+    if positions.checked_mul(rotary).is_none_or(|n| n > MAX_ROTARY) {
+        return fail(format!(
+            "`max_position_embeddings` {positions} times {rotary} rotary dimensions (`rotary_pct` of \
+             `hidden_size` / `num_attention_heads`): expected at most {MAX_ROTARY}"
         ));
     }
     for (key, x) in [("layer_norm_eps", c.layer_norm_eps as f64), ("rotary_emb_base", c.rotary_base)] {

@@ -91,6 +91,7 @@ fn activations_and_end_tokens_have_several_forms() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn what_is_wrong_is_named() {
     let rope = |kind: &str| json!({"rope_parameters": {"rope_type": kind}});
     for (changes, expected) in [
@@ -128,6 +129,11 @@ fn what_is_wrong_is_named() {
         (
             json!({"rotary_pct": 0.1}),
             "`rotary_pct` 0.1 of 32 head dimensions is 3: expected an even number from 2",
+        ),
+        (
+            json!({"max_position_embeddings": (1 << 21) + 1}),
+            "`max_position_embeddings` 2097153 times 8 rotary dimensions (`rotary_pct` of `hidden_size` / \
+             `num_attention_heads`): expected at most 16777216",
         ),
         (json!({"rotary_pct": 1.1}), "is 35: expected an even number from 2 to 32"),
         (json!({"rotary_pct": -1}), "is 0: expected an even number"),
@@ -216,12 +222,21 @@ fn what_is_not_a_json_object_is_an_error() {
 fn the_largest_sizes_do_not_overflow() {
     let config = with(&json!({
         "vocab_size": 1 << 24, "hidden_size": 1 << 20, "num_hidden_layers": 1024, "intermediate_size": 1 << 23,
+        "num_attention_heads": 1 << 14,
     }));
     if usize::BITS == 64 {
         assert_eq!(config.unwrap().parameters().total >> 54, 1);
     } else {
         assert!(config.unwrap_err().to_string().contains("more than this machine can address"));
     }
+}
+
+#[test]
+fn rotary_tables_are_bounded() {
+    assert!(with(&json!({"max_position_embeddings": 1 << 21})).is_ok(), "2^21 positions of 8 dimensions");
+    let message =
+        with(&json!({"max_position_embeddings": 1 << 21, "rotary_pct": 0.5})).unwrap_err().to_string();
+    assert!(message.contains("`max_position_embeddings` 2097152 times 16 rotary dimensions"), "{message}");
 }
 
 #[test]

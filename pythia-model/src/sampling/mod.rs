@@ -85,12 +85,7 @@ impl Sampler {
     }
 
     fn process(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<()> {
-        if let Some(id) = logits.iter().position(|l| l.is_nan()) {
-            return Err(Error::Argument(format!(
-                "the model produced NaN (the logit of token {id}, perhaps others): its weights are damaged or its \
-                 numbers overflowed; verify the files and run it in `exact` precision"
-            )));
-        }
+        refuse_nan(logits)?;
         self.scores.clear();
         self.scores.extend_from_slice(&logits[..logits.len().min(self.vocab_limit)]);
         self.processors.process(&mut self.scores, prompt, generated)
@@ -114,7 +109,22 @@ fn scale(scores: &mut [f32], max: f32, temperature: f32) {
     }
 }
 
-fn nothing_left() -> Error {
+/// Refuses logits of one token of which one is NaN.
+pub(crate) fn refuse_nan(logits: &[f32]) -> Result<()> {
+    let nan = logits.iter().position(|l| l.is_nan());
+    nan.map_or(Ok(()), |id| Err(produced_nan(&format!("the logit of token {id}, perhaps others"))))
+}
+
+/// The error about NaN, which was found at `place`.
+pub(crate) fn produced_nan(place: &str) -> Error {
+    Error::Argument(format!(
+        "the model produced NaN ({place}): its weights are damaged or its numbers overflowed; verify the files and \
+         run it in `exact` precision"
+    ))
+}
+
+/// The error when every token is forbidden.
+pub(crate) fn nothing_left() -> Error {
     Error::Argument(
         "no token is left to choose from: the logits, `logit_bias`, `suppress_tokens`, `no_repeat_ngram_size` and \
          `min_new_tokens` forbid every id; loosen one of the options"

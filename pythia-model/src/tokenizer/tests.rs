@@ -157,14 +157,32 @@ fn broken_files_are_errors_that_name_the_file() {
 }
 
 #[test]
-fn other_kinds_of_tokenizers_and_huge_files_are_refused() {
+fn other_kinds_of_tokenizers_and_absent_files_are_refused() {
     let mut json = small_json();
     json["decoder"] = serde_json::Value::Null;
     assert!(error_of(json.to_string().as_bytes()).contains("the `decoder` is not `ByteLevel`"));
-    let huge = vec![b' '; (MAX_FILE_BYTES + 1) as usize];
-    assert!(error_of(&huge).contains("more than 67108864 bytes"));
     let absent = Tokenizer::from_file("no/such/tokenizer.json").unwrap_err();
     assert!(matches!(&absent, Error::Io { path, .. } if path.ends_with("tokenizer.json")), "{absent}");
+}
+
+/// Without reading them: a pipe would block for ever.
+#[test]
+#[cfg(unix)]
+fn huge_files_and_pipes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [huge, pipe] = ["huge.json", "pipe.json"].map(|name| dir.path().join(name));
+    std::fs::File::create(&huge).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for (path, expected) in [
+        (huge, "huge.json: expected at most 67108864 bytes, found 67108865"),
+        (pipe, "pipe.json: expected a regular file, found a device or a pipe"),
+    ] {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(Tokenizer::from_file(path).err().map(|e| e.to_string())));
+        let error = receive.recv_timeout(std::time::Duration::from_secs(20)).unwrap().unwrap();
+        assert!(error.ends_with(expected), "{error}");
+    }
 }
 
 proptest! {

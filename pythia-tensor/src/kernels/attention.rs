@@ -9,8 +9,8 @@
 
 use super::math;
 use super::rotary::Rotary;
-use crate::Mat;
 use crate::simd::{Simd, stamp};
+use crate::{Mat, MatMut};
 use std::ops::Range;
 
 /// Keys per step of the online softmax.
@@ -42,6 +42,32 @@ fn padded(dim: usize) -> usize {
     dim.next_multiple_of(PANEL)
 }
 
+/// Writes head `h`'s keys to its part of the cache; `key` is room for one, `[D]`.
+pub(crate) fn write_keys(
+    qkv: Mat<'_>,
+    h: usize,
+    start: usize,
+    rotary: &Rotary,
+    key: &mut [f32],
+    keys: &mut [f32],
+) {
+    let dim = key.len();
+    for t in 0..qkv.rows() {
+        let position = start + t;
+        key.copy_from_slice(&qkv.row(t)[(h * 3 + 1) * dim..][..dim]);
+        rotary.rotate(key, position);
+        let panel = &mut keys[position / PANEL * PANEL * dim + position % PANEL..];
+        panel.iter_mut().step_by(PANEL).zip(&*key).for_each(|(slot, &k)| *slot = k);
+    }
+}
+
+/// Writes head `h`'s values to its part of the cache.
+pub(crate) fn write_values(qkv: Mat<'_>, h: usize, start: usize, dim: usize, values: &mut [f32]) {
+    for (t, out) in values.chunks_exact_mut(padded(dim)).skip(start).take(qkv.rows()).enumerate() {
+        out[..dim].copy_from_slice(&qkv.row(t)[(h * 3 + 2) * dim..][..dim]);
+    }
+}
+
 impl KeyValues {
     /// Room for at least `positions` positions of `heads` heads of `dim` dimensions. The system provides the memory
     /// as it is written to.
@@ -68,28 +94,31 @@ impl KeyValues {
     }
 
     /// Writes the keys (rotated) and values of `qkv`'s rows, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, at the
-    /// positions from `start` on.
+    /// positions from `start` on, on the calling thread; [`ops::append`](crate::ops::append) does it on all.
     ///
     /// # Panics
-    /// If there is no room.
+    /// If the shapes do not fit or there is no room.
     pub fn append(&mut self, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
-        let (heads, dim) = (self.heads, self.dim);
-        assert_eq!(qkv.cols(), heads * 3 * dim, "columns of qkv");
-        assert!(start + qkv.rows() <= self.capacity, "{} keys at {start} of {}", qkv.rows(), self.capacity);
-        let key = &mut self.key;
-        for t in 0..qkv.rows() {
-            let position = start + t;
-            for (h, head) in qkv.row(t).chunks_exact(3 * dim).enumerate() {
-                key.copy_from_slice(&head[dim..2 * dim]);
-                rotary.rotate(key, position);
-                let at = h * self.capacity * dim + position / PANEL * PANEL * dim + position % PANEL;
-                for (slot, &k) in self.keys[at..].iter_mut().step_by(PANEL).zip(&*key) {
-                    *slot = k;
-                }
-                let at = (h * self.capacity + position) * padded(dim);
-                self.values[at..at + dim].copy_from_slice(&head[2 * dim..]);
-            }
+        self.check(qkv, start);
+        let dim = self.dim;
+        let keys = self.keys.chunks_exact_mut(self.capacity * dim);
+        let values = self.values.chunks_exact_mut(self.capacity * padded(dim));
+        for (h, (keys, values)) in keys.zip(values).enumerate() {
+            write_keys(qkv, h, start, rotary, &mut self.key, keys);
+            write_values(qkv, h, start, dim, values);
         }
+    }
+
+    /// Panics unless `qkv`'s keys and values fit in at `start`.
+    pub(crate) fn check(&self, qkv: Mat<'_>, start: usize) {
+        assert_eq!(qkv.cols(), self.heads * 3 * self.dim, "columns of qkv");
+        assert!(start + qkv.rows() <= self.capacity, "{} keys at {start} of {}", qkv.rows(), self.capacity);
+    }
+
+    /// All keys and all values, a row for each head.
+    pub(crate) fn rows_mut(&mut self) -> (MatMut<'_>, MatMut<'_>) {
+        let (keys, values) = (self.capacity * self.dim, self.capacity * padded(self.dim));
+        (MatMut::new(&mut self.keys, keys), MatMut::new(&mut self.values, values))
     }
 
     /// Makes this the same as `other`'s first `len` positions. Later positions are undefined.

@@ -1,12 +1,39 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{KeyValues, QUERIES, Running, attend, mix, scores};
+use crate::kernels::attention::{KeyValues, QUERIES, Running, attend, mix, scores, write_keys, write_values};
 use crate::kernels::rotary::Rotary;
 use crate::{Crew, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
 
 thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
+}
+
+/// Elements below which waking other threads costs more than copying.
+const ALONE: usize = 1 << 14;
+
+/// Writes the keys (rotated) and values of one sequence's rows of `qkv`, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, to
+/// its cache, at the positions from `start` on.
+///
+/// # Panics
+/// If the shapes do not fit or there is no room.
+pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
+    if qkv.rows() * qkv.cols() < ALONE {
+        return cache.append(qkv, start, rotary);
+    }
+    cache.check(qkv, start);
+    let dim = cache.shape().1;
+    let write_keys = |mut tile: Tile<'_>| {
+        let h = tile.rows().start;
+        write_keys(qkv, h, start, rotary, &mut vec![0.0; dim], tile.row_mut(h));
+    };
+    let write_values = |mut tile: Tile<'_>| {
+        let h = tile.rows().start;
+        write_values(qkv, h, start, dim, tile.row_mut(h));
+    };
+    let (keys, values) = cache.rows_mut();
+    let (k, v) = (keys.cols(), values.cols());
+    crew.run(&mut [Tiles::new(keys, 1, k, &write_keys), Tiles::new(values, 1, v, &write_values)]);
 }
 
 /// Attention of every sequence's new tokens over its cache, which already holds their keys and values.

@@ -1,10 +1,11 @@
 //! Matrices of activations, and their division into disjoint tiles for the threads of a region.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A read-only row-major `f32` matrix whose rows may lie further apart than they are long.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Mat<'a> {
     data: &'a [f32],
     rows: usize,
@@ -56,6 +57,12 @@ impl<'a> Mat<'a> {
         assert!(cols.start < cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[cols.start..] };
         Self { data, cols: cols.len(), ..*self }
+    }
+}
+
+impl fmt::Debug for Mat<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mat([{}, {}])", self.rows, self.cols)
     }
 }
 

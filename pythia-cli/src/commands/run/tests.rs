@@ -36,17 +36,64 @@ fn converse(lines: &str, options: &[&str]) -> (Vec<String>, Result<()>) {
 
 /// The greedy continuation of a whole text.
 fn continued(text: &str, new: usize) -> String {
-    let Opened { model, tokenizer } = Place::Embedded.open().unwrap();
-    let ids = tokenizer.as_ref().unwrap().encode(text).unwrap();
+    let tokenizer = Place::Embedded.open().unwrap().tokenizer.unwrap();
     let config = GenerationConfig { max_new_tokens: new, ..Default::default() };
-    let mut cache = model.cache(ids.len() + new).unwrap();
+    generated(&tokenizer.encode(text).unwrap(), &config).text
+}
+
+/// The embedded model's continuation of some tokens.
+fn generated(ids: &[u32], config: &GenerationConfig) -> Generated {
+    let Opened { model, tokenizer } = Place::Embedded.open().unwrap();
+    let mut cache = model.cache(ids.len() + config.max_new_tokens).unwrap();
     let generated = Team::new(1).unwrap().enter(|crew| {
         let (tokenizer, workspace) = (tokenizer.as_ref(), &mut Workspace::new());
-        generate(&model, tokenizer, crew, workspace, &mut cache, &ids, &config, &mut |_| {
+        generate(&model, tokenizer, crew, workspace, &mut cache, ids, config, &mut |_| {
             ControlFlow::Continue(())
         })
     });
-    generated.unwrap().remove(0).text
+    generated.unwrap().remove(0)
+}
+
+/// A reply that ended with what is not shown: the next one goes on from what is.
+fn check_context_is_what_was_shown(
+    options: &[&str],
+    config: &GenerationConfig,
+    kept: impl Fn(&Generated) -> Vec<u32>,
+) {
+    let tokenizer = Place::Embedded.open().unwrap().tokenizer.unwrap();
+    let (replies, ended) = converse("Once upon\nThe old man\n", &[options, &["--no-echo"]].concat());
+    ended.unwrap();
+    let prompt = tokenizer.encode("Once upon").unwrap();
+    let first = generated(&prompt, config);
+    assert_eq!(replies[0], format!("{}\n", first.text));
+    let line = tokenizer.encode("\nThe old man").unwrap();
+    let [shown, all] = [kept(&first), first.ids].map(|ids| [&prompt[..], &ids[..], &line[..]].concat());
+    let [want, wrong] = [shown, all].map(|ids| format!("{}\n", generated(&ids, config).text));
+    assert_ne!(want, wrong, "this prompt does not tell the two apart");
+    assert_eq!(replies[1], want);
+}
+
+#[test]
+fn the_ending_token_does_not_stay_in_a_conversation() {
+    let mut config = GenerationConfig { max_new_tokens: 16, min_new_tokens: 12, ..Default::default() };
+    config.sampling.logit_bias = vec![(0, 100.0)];
+    let options = ["-n", "16", "--min-new-tokens", "12", "--logit-bias", "0=100"];
+    check_context_is_what_was_shown(&options, &config, |first| {
+        assert_eq!((first.ids.len(), first.ids[12]), (13, 0));
+        first.ids[..12].to_vec()
+    });
+}
+
+#[test]
+fn a_stop_string_does_not_stay_in_a_conversation() {
+    let tokenizer = Place::Embedded.open().unwrap().tokenizer.unwrap();
+    let text = continued("Once upon", 12);
+    let stop: String = text.chars().skip(text.chars().count() / 2).take(5).collect();
+    let config = GenerationConfig { max_new_tokens: 16, stop: vec![stop.clone()], ..Default::default() };
+    check_context_is_what_was_shown(&["-n", "16", "--stop", &stop], &config, |first| {
+        assert!(tokenizer.decode(&first.ids).len() > first.text.len(), "nothing was cut off");
+        tokenizer.encode(&first.text).unwrap()
+    });
 }
 
 #[test]
