@@ -3,7 +3,7 @@
 use criterion::Criterion;
 use half::f16;
 use pythia_benches::{Group, around, bytes, copies, flops, numbers};
-use pythia_tensor::ops::{self, Product, Then};
+use pythia_tensor::ops::{self, Product, Then, Weight};
 use pythia_tensor::{Crew, Gelu, KeyValues, Mat, MatMut, Rotary, Team, Tensor, Tiles};
 
 /// Rows of the vocabulary (`V`).
@@ -56,7 +56,12 @@ fn matmul(c: &mut Criterion, crew: &Crew<'_>) {
                     let mut next = around(weights.len());
                     move || {
                         let a = Mat::new(&a, k);
-                        let product = Product { a, weight: &weights[next()], bias: None, then: Then::Store };
+                        let product = Product {
+                            a,
+                            weight: Weight::Exact(&weights[next()]),
+                            bias: None,
+                            then: Then::Store,
+                        };
                         ops::matmul(crew, MatMut::new(&mut out, n), product);
                     }
                 });
@@ -84,7 +89,12 @@ fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>) {
                     let (of_c, of_4c) = (&of_c[copy], &of_4c[copy]);
                     let (w_qkv, w_fc1, w_dense) =
                         (of_c.rows(0..3 * c), of_c.rows(3 * c..7 * c), of_c.rows(7 * c..8 * c));
-                    let product = |a, weight, n, then| Product { a, weight, bias: Some(&bias[..n]), then };
+                    let product = |a, weight, n, then| Product {
+                        a,
+                        weight: Weight::Exact(weight),
+                        bias: Some(&bias[..n]),
+                        then,
+                    };
                     let x = Mat::new(&x, c);
                     let reads = (
                         [product(x, &w_qkv, 3 * c, Then::Store)],

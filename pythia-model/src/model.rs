@@ -3,7 +3,7 @@
 use crate::taps::{At, NoTaps, Point, Tapped, Taps};
 use crate::weights::{LayerNormWeights, LayerWeights, Linear};
 use crate::{Cache, Config, Result, Sequence, Weights, Workspace};
-use pythia_tensor::ops::{self, Product, Then};
+use pythia_tensor::ops::{self, Product, Then, Weight};
 use pythia_tensor::{Crew, Mat, MatMut, Rotary};
 use std::path::Path;
 
@@ -132,7 +132,7 @@ impl Model {
     /// # Panics
     /// If the shapes do not fit.
     pub fn unembed(&self, crew: &Crew<'_>, hidden: Mat<'_>, logits: &mut [f32]) {
-        let weight = &self.weights.embed_out;
+        let weight = Weight::Exact(&self.weights.embed_out);
         let product = Product { a: hidden, weight, bias: None, then: Then::Store };
         ops::matmul(crew, MatMut::new(logits, self.config.vocab_size), product);
     }
@@ -322,7 +322,7 @@ impl Model {
 }
 
 fn linear<'a>(layer: &'a Linear, a: &'a [f32], then: Then) -> Product<'a> {
-    let (weight, bias) = (&layer.weight, layer.bias.as_deref());
+    let (weight, bias) = (Weight::Exact(&layer.weight), layer.bias.as_deref());
     Product { a: Mat::new(a, weight.shape()[1]), weight, bias, then }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 
 use half::f16;
-use pythia_tensor::ops::{Product, Then, attention, matmul};
+use pythia_tensor::ops::{Product, Then, Weight, attention, matmul};
 use pythia_tensor::{Crew, Error, KeyValues, Mat, MatMut, Rotary, Team, Tensor};
 
 /// Heads (`H`), dimensions of each (`D`), channels (`C`).
@@ -38,7 +38,8 @@ impl Attention {
     fn forward(&self, crew: &Crew<'_>, x: &[f32], cache: &mut KeyValues, start: usize) -> Vec<f32> {
         let tokens = x.len() / C;
         let mut qkv = vec![0.0; tokens * 3 * C];
-        let project = Product { a: Mat::new(x, C), weight: &self.qkv, bias: None, then: Then::Store };
+        let project =
+            Product { a: Mat::new(x, C), weight: Weight::Exact(&self.qkv), bias: None, then: Then::Store };
         matmul(crew, MatMut::new(&mut qkv, 3 * C), project);
 
         // The new tokens' keys and values first: a token sees itself.
@@ -55,7 +56,8 @@ impl Attention {
         });
 
         let mut out = vec![0.0; tokens * C];
-        let project = Product { a: Mat::new(&z, C), weight: &self.dense, bias: None, then: Then::Store };
+        let project =
+            Product { a: Mat::new(&z, C), weight: Weight::Exact(&self.dense), bias: None, then: Then::Store };
         matmul(crew, MatMut::new(&mut out, C), project);
         out
     }

@@ -5,7 +5,7 @@
 //! ```
 
 use half::f16;
-use pythia_tensor::ops::{Product, Then, matmul};
+use pythia_tensor::ops::{Product, Then, Weight, matmul};
 use pythia_tensor::{Error, Gelu, Mat, MatMut, Team, Tensor};
 
 /// Channels of the input and of the output.
@@ -35,14 +35,18 @@ fn main() -> Result<(), Error> {
     team.enter(|crew| {
         let hidden = Product {
             a: Mat::new(&x, C),
-            weight: &w1,
+            weight: Weight::Exact(&w1),
             bias: Some(&b1),
             // Applied while the sums are still in the cache.
             then: Then::Gelu(Gelu::Erf),
         };
         matmul(crew, MatMut::new(&mut neurons, NEURONS), hidden);
-        let last =
-            Product { a: Mat::new(&neurons, NEURONS), weight: &w2, bias: Some(&b2), then: Then::Store };
+        let last = Product {
+            a: Mat::new(&neurons, NEURONS),
+            weight: Weight::Exact(&w2),
+            bias: Some(&b2),
+            then: Then::Store,
+        };
         matmul(crew, MatMut::new(&mut out, C), last);
     });
 
@@ -55,7 +59,7 @@ fn main() -> Result<(), Error> {
     team.enter(|crew| {
         let product = Product {
             a: Mat::new(&neurons, NEURONS).slice_rows(1..2),
-            weight: &w2,
+            weight: Weight::Exact(&w2),
             bias: Some(&b2),
             then: Then::Store,
         };

@@ -10,7 +10,7 @@
 //! in its last bits between instruction sets ([`Isa`]).
 //!
 //! ```
-//! use pythia_tensor::ops::{Product, Then, matmul};
+//! use pythia_tensor::ops::{Product, Then, Weight, matmul};
 //! use pythia_tensor::{Mat, MatMut, Team, Tensor};
 //!
 //! let team = Team::new(2)?;
@@ -18,7 +18,7 @@
 //! let a = [2.0, 5.0];
 //! let mut out = [0.0; 3];
 //! team.enter(|crew| {
-//!     let product = Product { a: Mat::new(&a, 2), weight: &weight, bias: None, then: Then::Store };
+//!     let product = Product { a: Mat::new(&a, 2), weight: Weight::Exact(&weight), bias: None, then: Then::Store };
 //!     matmul(crew, MatMut::new(&mut out, 3), product);
 //! });
 //! assert_eq!(out, [2.0, 5.0, 7.0]);

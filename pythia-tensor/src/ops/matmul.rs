@@ -11,12 +11,28 @@ use std::cell::RefCell;
 pub struct Product<'a> {
     /// The activations, `[M, K]`.
     pub a: Mat<'a>,
-    /// The weights, `[N, K]`, of any [`DType`](crate::DType).
-    pub weight: &'a Tensor,
+    /// The weights, `[N, K]`, and the arithmetic.
+    pub weight: Weight<'a>,
     /// Added to every row, `[N]`.
     pub bias: Option<&'a [f32]>,
     /// What becomes of the result.
     pub then: Then,
+}
+
+/// A matrix of weights, `[N, K]`, and the arithmetic it is multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
+    Exact(&'a Tensor),
+}
+
+impl Weight<'_> {
+    /// `[N, K]`.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Exact(tensor) => tensor.shape(),
+        }
+    }
 }
 
 /// What becomes of `a · wᵀ + bias`.
@@ -86,12 +102,14 @@ fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
 }
 
 fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
-    with_element!(product.weight.dtype(), W => apply_as::<W>(isa, product, tile));
+    match product.weight {
+        Weight::Exact(w) => with_element!(w.dtype(), W => apply_as::<W>(isa, product, w, tile)),
+    }
 }
 
-fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, weight: &Tensor, tile: &mut Tile<'_>) {
     let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
-    let weight: &[W] = &bytemuck::cast_slice(product.weight.bytes())[cols.start * k..cols.end * k];
+    let weight: &[W] = &bytemuck::cast_slice(weight.bytes())[cols.start * k..cols.end * k];
     let bias = product.bias.map(|b| &b[cols.clone()]);
     let (gelu, add) = match product.then {
         Then::Store => (None, false),

@@ -8,5 +8,5 @@ mod matmul;
 mod rows;
 
 pub use attention::{append, attention, attention_mix, attention_scores};
-pub use matmul::{Product, Then, matmul, matmuls};
+pub use matmul::{Product, Then, Weight, matmul, matmuls};
 pub use rows::{embedding, gelu, layer_norm, log_softmax, log_sum_exp, softmax};

@@ -15,6 +15,9 @@ pub(crate) enum Which {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// With VNNI and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -40,6 +43,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl");
                 if avx2 && avx512 {
                     found.push(Isa(Which::Avx512));
+                    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16") {
+                        found.push(Isa(Which::Avx512Bf16));
+                    }
                 }
             }
             found
@@ -51,7 +57,7 @@ impl Isa {
         Self::available()[Self::available().len() - 1]
     }
 
-    /// The instruction set called `portable`, `avx2` or `avx512`.
+    /// The instruction set called `portable`, `avx2`, `avx512` or `avx512bf16`.
     ///
     /// # Errors
     /// If this machine or build does not have it.
@@ -73,7 +79,7 @@ impl Isa {
         }
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `avx2`, `avx512`, or `avx512bf16` (AVX-512 with VNNI and BF16: Zen 4, Sapphire Rapids and later).
     pub fn name(self) -> &'static str {
         match self.0 {
             Which::Portable => "portable",
@@ -81,6 +87,8 @@ impl Isa {
             Which::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Which::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -124,7 +132,7 @@ macro_rules! stamp {
                 $crate::simd::Which::Avx2 => unsafe { avx2 $(::<$($g),*>)? ($crate::simd::Avx2::new(), $($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::simd::Which::Avx512 => unsafe { avx512 $(::<$($g),*>)? ($crate::simd::Avx512::new(), $($arg),*) },
+                $crate::simd::Which::Avx512 | $crate::simd::Which::Avx512Bf16 => unsafe { avx512 $(::<$($g),*>)? ($crate::simd::Avx512::new(), $($arg),*) },
             }
         }
     )* };

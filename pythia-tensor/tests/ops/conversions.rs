@@ -2,7 +2,7 @@
 
 use crate::numbers::on_every_team;
 use half::{bf16, f16};
-use pythia_tensor::ops::{Product, Then, embedding, matmul};
+use pythia_tensor::ops::{Product, Then, Weight, embedding, matmul};
 use pythia_tensor::{DType, Element, Mat, MatMut, Tensor};
 
 /// How many numbers 16 bits can be.
@@ -116,8 +116,12 @@ fn by_matmul() {
                 let a: Vec<f32> = (0..m * k).map(one_hot).collect();
                 let results = on_every_team(|crew| {
                     let mut out = vec![0.5; m * COUNT];
-                    let product =
-                        Product { a: Mat::new(&a, k), weight: &weight, bias: None, then: Then::Store };
+                    let product = Product {
+                        a: Mat::new(&a, k),
+                        weight: Weight::Exact(&weight),
+                        bias: None,
+                        then: Then::Store,
+                    };
                     matmul(crew, MatMut::new(&mut out, COUNT), product);
                     out.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect()
                 });
@@ -163,7 +167,7 @@ fn the_identity_transposes() {
                     matmul(
                         crew,
                         MatMut::new(out, n),
-                        Product { a, weight: &weight, bias: None, then: Then::Store },
+                        Product { a, weight: Weight::Exact(&weight), bias: None, then: Then::Store },
                     );
                 }
                 out
@@ -188,7 +192,12 @@ fn any_f32_passes_unchanged() {
     let identity: Vec<f32> = (0..k * k).map(|i| f32::from(u8::from(i / k == i % k))).collect();
     let results = on_every_team(|crew| {
         let mut out = vec![0.5; k * n];
-        let product = Product { a: Mat::new(&identity, k), weight: &weight, bias: None, then: Then::Store };
+        let product = Product {
+            a: Mat::new(&identity, k),
+            weight: Weight::Exact(&weight),
+            bias: None,
+            then: Then::Store,
+        };
         matmul(crew, MatMut::new(&mut out, n), product);
         out
     });

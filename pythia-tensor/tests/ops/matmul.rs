@@ -2,7 +2,7 @@
 
 use crate::numbers::{DTYPES, U, assert_near, numbers, on_every_team, tensor};
 use proptest::prelude::*;
-use pythia_tensor::ops::{Product, Then, matmul, matmuls};
+use pythia_tensor::ops::{Product, Then, Weight, matmul, matmuls};
 use pythia_tensor::reference::{gelu_reference, matmul_reference};
 use pythia_tensor::{DType, Gelu, Mat, MatMut, Tensor};
 
@@ -69,7 +69,12 @@ impl Layer {
     }
 
     fn product(&self) -> Product<'_> {
-        Product { a: self.a(), weight: &self.weight, bias: self.bias.as_deref(), then: self.then }
+        Product {
+            a: self.a(),
+            weight: Weight::Exact(&self.weight),
+            bias: self.bias.as_deref(),
+            then: self.then,
+        }
     }
 
     /// Does to `out` what the layer does, and to `error`, its bound, what that does to the error.

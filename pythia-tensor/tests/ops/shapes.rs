@@ -1,7 +1,7 @@
 //! Wrong shapes are bugs of the caller: each panics, with a message that says what does not fit what.
 
 use crate::numbers::{DTYPES, tensor};
-use pythia_tensor::ops::{self, Product, Then};
+use pythia_tensor::ops::{self, Product, Then, Weight};
 use pythia_tensor::{Crew, DType, Gelu, KeyValues, Mat, MatMut, Rotary, Team, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,8 +13,12 @@ fn enter(f: impl FnOnce(&Crew<'_>)) {
 fn product(a: (usize, usize), weight: [usize; 2], out: (usize, usize), bias: Option<usize>) {
     let weight = tensor(&vec![1.0; weight[0] * weight[1]], DType::F16, &weight);
     let (a_data, bias) = (vec![1.0; a.0 * a.1], bias.map(|n| vec![1.0; n]));
-    let product =
-        Product { a: Mat::new(&a_data, a.1), weight: &weight, bias: bias.as_deref(), then: Then::Store };
+    let product = Product {
+        a: Mat::new(&a_data, a.1),
+        weight: Weight::Exact(&weight),
+        bias: bias.as_deref(),
+        then: Then::Store,
+    };
     enter(|crew| ops::matmul(crew, MatMut::new(&mut vec![0.0; out.0 * out.1], out.1), product));
 }
 
