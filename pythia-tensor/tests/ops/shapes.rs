@@ -58,7 +58,8 @@ fn matmul_with_a_short_bias() {
 fn the_second_product_of_a_chain() {
     let (a, good, bad) =
         ([1.0; 3], Tensor::from_slice(&[1.0_f32; 12], &[4, 3]), Tensor::from_slice(&[1.0_f32; 8], &[4, 2]));
-    let product = |weight| Product { a: Mat::new(&a, 3), weight, bias: None, then: Then::Add };
+    let product =
+        |weight| Product { a: Mat::new(&a, 3), weight: Weight::Exact(weight), bias: None, then: Then::Add };
     enter(|crew| ops::matmuls(crew, [(MatMut::new(&mut [0.0; 4], 4), &[product(&good), product(&bad)])]));
 }
 
