@@ -1,10 +1,9 @@
 //! Linear layers: `out = act(a · wᵀ + bias)`, one or several in a region.
 
 use crate::dtype::with_element;
-use crate::kernels::matmul::{ROWS, Scratch, dot_products};
-use crate::kernels::rows::{Gelu, epilogue_row};
-use crate::{Crew, Element, Isa, Mat, MatMut, Tensor, Tile, Tiles};
-use std::cell::RefCell;
+use crate::kernels::matmul::{COLUMNS, FEW, ROWS, few_columns, linear};
+use crate::kernels::rows::{Epilogue, Gelu};
+use crate::{Crew, Isa, Mat, MatMut, Tensor, Tile, Tiles};
 
 /// One linear layer: `a` is `[M, K]`, `weight` is `[N, K]` as on disk, `bias` is `[N]`.
 #[derive(Debug, Clone, Copy)]
@@ -46,13 +45,11 @@ pub enum Then {
     Add,
 }
 
-/// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
-/// work evenly. A multiple of every kernel's group of weight rows.
-const COLS: usize = 768;
+/// Tiles for each thread of a product, if it is large enough: more divide the work more evenly.
+const TILES: usize = 8;
 
-thread_local! {
-    static SCRATCH: RefCell<(Scratch, Vec<f32>)> = RefCell::default();
-}
+/// Columns of a tile at most.
+const COLS: usize = 768;
 
 /// Computes one linear layer into `out`, `[M, N]`.
 ///
@@ -95,36 +92,22 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 /// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
 fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
     let blocks = m.div_ceil(ROWS).max(1);
-    let rows = m.div_ceil(blocks).max(1).next_multiple_of(4).min(ROWS);
-    let even = (n * blocks).div_ceil(4 * threads);
-    let most = if m <= 4 { 4096 } else { COLS };
-    (rows, even.clamp(1, most).next_multiple_of(24))
+    let rows = m.div_ceil(blocks).max(1).next_multiple_of(3).min(ROWS);
+    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(COLUMNS);
+    let most = if m <= FEW { few_columns(m.max(1)) / COLUMNS * COLUMNS } else { COLS };
+    (rows, even.clamp(COLUMNS, most))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
-    match product.weight {
-        Weight::Exact(w) => with_element!(w.dtype(), W => apply_as::<W>(isa, product, w, tile)),
-    }
-}
-
-fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, weight: &Tensor, tile: &mut Tile<'_>) {
-    let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
-    let weight: &[W] = &bytemuck::cast_slice(weight.bytes())[cols.start * k..cols.end * k];
-    let bias = product.bias.map(|b| &b[cols.clone()]);
     let (gelu, add) = match product.then {
         Then::Store => (None, false),
         Then::Gelu(form) => (Some(form), false),
         Then::Add => (None, true),
     };
-    SCRATCH.with_borrow_mut(|(scratch, sums)| {
-        let len = rows.len() * cols.len();
-        if sums.len() < len {
-            sums.resize(len, 0.0);
-        }
-        let sums = &mut sums[..len];
-        dot_products(isa, product.a.slice_rows(rows.clone()), weight, sums, scratch);
-        for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
-            epilogue_row(isa, sums, bias, gelu, add, tile.row_mut(row));
-        }
-    });
+    let then = Epilogue { bias: product.bias, gelu, add };
+    match product.weight {
+        Weight::Exact(w) => with_element!(w.dtype(), W => {
+            linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
+        }),
+    }
 }

@@ -2,6 +2,10 @@ use super::*;
 use crate::Isa;
 use proptest::prelude::*;
 
+stamp! {
+    fn epilogue_row(sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) = epilogue;
+}
+
 const U: f64 = f32::EPSILON as f64 / 2.0;
 
 fn close(got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64, what: &str) -> Result<(), TestCaseError> {
@@ -84,7 +88,8 @@ proptest! {
                 parts.iter_mut().zip(&x).for_each(|(p, r)| *p += r);
             }
             let mut fused = x.clone();
-            epilogue_row(isa, &x, biased.then_some(&bias[..]), form, add, &mut fused);
+            let then = Epilogue { bias: biased.then_some(&bias[..]), gelu: form, add };
+            epilogue_row(isa, &x, then, &mut fused);
             prop_assert_eq!(fused, parts);
         }
     }
