@@ -4,7 +4,11 @@ use crate::Mat;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized, ZERO};
 use crate::simd::Simd;
 use crate::simd::int8::{Int8, stamp_int8};
+use crate::tensor::Lines;
 use std::ops::Range;
+
+/// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
+pub(crate) const COLS: usize = 64;
 
 /// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
 const HEADER: usize = 2;
@@ -51,22 +55,14 @@ impl<'a> Rounded<'a> {
     }
 }
 
-/// The kernel's working memory, one per thread: int4 weights of a block as bytes.
-#[derive(Default)]
-pub(crate) struct Expanded(Vec<Line>);
-
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 stamp_int8! {
     /// Rounds a row of activations to codes; `out` has [`rounded_len`] words. A block with a number that is not finite
     /// gets a scale that is not a number.
     pub(crate) fn round_activations(a: &[f32], out: &mut [f32]) = round_body;
 
     /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
-    /// `out` are whole panels long.
-    pub(crate) fn quantized_products(a: Rounded<'_>, w: &Quantized, cols: Range<usize>, out: &mut [f32], scratch: &mut Expanded) = products_body;
+    /// `out` are a multiple of [`COLS`] long.
+    pub(crate) fn quantized_products(a: Rounded<'_>, w: &Quantized, cols: Range<usize>, out: &mut [f32], scratch: &mut Lines) = products_body;
 }
 
 #[inline(always)]
@@ -108,21 +104,22 @@ fn products_body<D: Int8>(
     w: &Quantized,
     cols: Range<usize>,
     out: &mut [f32],
-    scratch: &mut Expanded,
+    scratch: &mut Lines,
 ) {
     let (panels, rows) = (cols.len().div_ceil(PANEL), a.rows());
+    let stride = cols.len().next_multiple_of(COLS);
     assert!(a.k == w.shape()[1] && cols.start.is_multiple_of(PANEL), "{cols:?} of {w:?}");
-    assert_eq!(out.len(), rows * panels * PANEL, "outputs");
+    assert_eq!(out.len(), rows * stride, "outputs");
     let panel_bytes = w.panel_bytes();
     let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
     match (rows, D::LANES) {
         (0, _) => {}
-        (1, 16) => one_row::<D, 1, 4>(d, a, bytes, w.bits(), out),
-        (1, 8) => one_row::<D, 2, 2>(d, a, bytes, w.bits(), out),
-        (1, _) => one_row::<D, 4, 1>(d, a, bytes, w.bits(), out),
-        (_, 16) => many_rows::<D, 1, 4>(d, a, bytes, w.bits(), out, scratch),
-        (_, 8) => many_rows::<D, 2, 1>(d, a, bytes, w.bits(), out, scratch),
-        (_, _) => many_rows::<D, 4, 1>(d, a, bytes, w.bits(), out, scratch),
+        (1, 16) => one_row::<D, 1, 4>(d, a, w, bytes, out),
+        (1, 8) => one_row::<D, 2, 2>(d, a, w, bytes, out),
+        (1, _) => one_row::<D, 4, 1>(d, a, w, bytes, out),
+        (_, 16) => many_rows::<D, 1, 4>(d, a, w, bytes, out, scratch),
+        (_, 8) => many_rows::<D, 2, 1>(d, a, w, bytes, out, scratch),
+        (_, _) => many_rows::<D, 4, 1>(d, a, w, bytes, out, scratch),
     }
 }
 
@@ -131,15 +128,12 @@ fn products_body<D: Int8>(
 fn one_row<D: Int8, const V: usize, const C: usize>(
     d: D,
     a: Rounded<'_>,
+    w: &Quantized,
     panels: &[u8],
-    bits: Bits,
     out: &mut [f32],
 ) {
-    let s = d.f32s();
-    let k = a.k;
-    for (panel, out) in
-        panels.chunks_exact(panels.len() / (out.len() / PANEL)).zip(out.chunks_exact_mut(PANEL))
-    {
+    let (s, k, bits) = (d.f32s(), a.k, w.bits());
+    for (panel, out) in panels.chunks_exact(w.panel_bytes()).zip(out.chunks_exact_mut(PANEL)) {
         let mut totals = [s.zero(); V];
         let mut rest = panel;
         for at in (0..k).step_by(BLOCK) {
@@ -226,51 +220,52 @@ fn dot_int4<D: Int8, const V: usize, const C: usize>(
 fn many_rows<D: Int8, const V: usize, const P: usize>(
     d: D,
     a: Rounded<'_>,
+    w: &Quantized,
     panels: &[u8],
-    bits: Bits,
     out: &mut [f32],
-    scratch: &mut Expanded,
+    scratch: &mut Lines,
 ) {
     let (rows, stride) = (a.rows(), out.len() / a.rows());
-    let panel_bytes = panels.len() / (stride / PANEL);
-    if scratch.0.len() < P * BLOCK / 4 {
-        scratch.0.resize(P * BLOCK / 4, Line([0; 64]));
-    }
-    let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch.0);
+    let (bits, panel_bytes) = (w.bits(), w.panel_bytes());
+    let scratch = scratch.at_least(P * PANEL * BLOCK);
     out.fill(0.0);
     for (p, group) in panels.chunks(P * panel_bytes).enumerate() {
         let count = group.len() / panel_bytes;
         let mut start = 0;
         for at in (0..a.k).step_by(BLOCK) {
             let len = BLOCK.min((a.k - at).next_multiple_of(GROUP));
-            let block: [&[u8]; P] = std::array::from_fn(|i| {
+            let (mut scales, mut codes): ([&[f32]; P], [&[u8]; P]) = ([&[]; P], [&[]; P]);
+            let size = bits.header() + bits.codes(len);
+            let mut ahead: [&[u8]; P] = [&[]; P];
+            for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK).enumerate() {
                 // Past the last panel, it is used again and its result dropped.
-                &group[i.min(count - 1) * panel_bytes + start..][..bits.header() + bits.codes(len)]
-            });
-            start += block[0].len();
-            let scales: [&[f32]; P] = std::array::from_fn(|i| bytemuck::cast_slice(&block[i][..4 * PANEL]));
-            let codes: [&[u8]; P] = match bits {
-                Bits::Int8 => std::array::from_fn(|i| &block[i][bits.header()..]),
-                Bits::Int4 => {
-                    for (block, out) in block.iter().zip(scratch.chunks_exact_mut(PANEL * BLOCK)) {
-                        expand_block::<D, V>(d, &block[4 * PANEL..], len, out);
+                let block = &group[i.min(count - 1) * panel_bytes + start..][..size];
+                let (header, stored) = block.split_at(bits.header());
+                ahead[i] = &panels[((p * P + i) * panel_bytes + start + size).min(panels.len())..];
+                scales[i] = bytemuck::cast_slice(&header[..4 * PANEL]);
+                codes[i] = match bits {
+                    Bits::Int8 => stored,
+                    Bits::Int4 => {
+                        expand_block::<D, V>(d, &header[4 * PANEL..], stored, scratch);
+                        &scratch[..len * PANEL]
                     }
-                    std::array::from_fn(|i| &scratch[i * PANEL * BLOCK..][..len * PANEL])
-                }
-            };
-            let mut first = 0;
+                };
+            }
+            start += size;
+            let (mut first, steps) = (0, bits.codes(len) / 64);
             let passes = rows.div_ceil(6);
             for pass in 0..passes {
                 let end = rows * (pass + 1) / passes;
                 let out = &mut out[first * stride + p * P * PANEL..];
                 let run = (a, at, first);
+                let lines = (pass..steps).step_by(passes).fold(0_u64, |lines, i| lines | 1 << i);
                 match end - first {
-                    1 => tile::<D, 1, V, P>(d, run, codes, scales, count, out, stride),
-                    2 => tile::<D, 2, V, P>(d, run, codes, scales, count, out, stride),
-                    3 => tile::<D, 3, V, P>(d, run, codes, scales, count, out, stride),
-                    4 => tile::<D, 4, V, P>(d, run, codes, scales, count, out, stride),
-                    5 => tile::<D, 5, V, P>(d, run, codes, scales, count, out, stride),
-                    _ => tile::<D, 6, V, P>(d, run, codes, scales, count, out, stride),
+                    1 => tile::<D, 1, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    2 => tile::<D, 2, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    3 => tile::<D, 3, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    4 => tile::<D, 4, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    5 => tile::<D, 5, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    _ => tile::<D, 6, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
                 }
                 first = end;
             }
@@ -280,9 +275,8 @@ fn many_rows<D: Int8, const V: usize, const P: usize>(
 
 /// A panel's block of int4 weights as the bytes of int8.
 #[inline(always)]
-fn expand_block<D: Int8, const V: usize>(d: D, groups: &[u8], len: usize, out: &mut [u8]) {
-    let (groups, codes) = groups.split_at(BLOCK / GROUP * PANEL);
-    for g in 0..len / GROUP {
+fn expand_block<D: Int8, const V: usize>(d: D, groups: &[u8], codes: &[u8], out: &mut [u8]) {
+    for g in 0..codes.len() / (64 * LINES) {
         for v in 0..V {
             let group = d.group(&groups[g * PANEL + v * D::LANES..]);
             for i in 0..LINES {
@@ -302,19 +296,28 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize>(
     (a, at, first): (Rounded<'_>, usize, usize),
     codes: [&[u8]; P],
     scales: [&[f32]; P],
-    count: usize,
+    (ahead, lines): ([&[u8]; P], u64),
     out: &mut [f32],
     stride: usize,
 ) {
     let s = d.f32s();
-    let rows: [&[f32]; M] = std::array::from_fn(|m| a.block(first + m, at));
     let steps = codes[0].len() / 64;
-    assert!(
-        rows.iter().all(|row| row.len() >= HEADER + steps) && codes.iter().all(|c| c.len() == 64 * steps)
-    );
-    let mut sums: [[[D::Sums; V]; P]; M] =
-        std::array::from_fn(|m| [[d.splat(rows[m][1].to_bits() as i32); V]; P]);
+    // Arrays are filled in loops here: closures over vectors, as `from_fn` takes them, were not inlined.
+    let mut rows: [&[f32]; M] = [&[]; M];
+    let mut sums = [[[d.splat(0); V]; P]; M];
+    for m in 0..M {
+        rows[m] = &a.block(first + m, at)[..HEADER + steps];
+        sums[m] = [[d.splat(rows[m][1].to_bits() as i32); V]; P];
+    }
+    for p in 0..P {
+        assert_eq!(codes[p].len(), 64 * steps, "codes of a panel's block");
+    }
     for step in 0..steps {
+        if lines >> step & 1 == 1 {
+            for p in 0..P {
+                ahead[p].get(step * 64).into_iter().for_each(|line| s.prefetch(line));
+            }
+        }
         let mut w = [[d.weights(d.load(codes[0])); V]; P];
         for p in 0..P {
             for v in 0..V {
@@ -333,12 +336,19 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize>(
             }
         }
     }
+    let mut scale = [[s.zero(); V]; P];
     for p in 0..P {
-        for v in 0..if p < count { V } else { 0 } {
-            let scale = s.load(&scales[p][v * D::LANES..]);
-            for m in 0..M {
-                let out = &mut out[m * stride + p * PANEL + v * D::LANES..][..D::LANES];
-                let term = s.mul(d.to_f32(sums[m][p][v]), s.mul(scale, s.splat(rows[m][0])));
+        for v in 0..V {
+            scale[p][v] = s.load(&scales[p][v * D::LANES..]);
+        }
+    }
+    for m in 0..M {
+        let out = &mut out[m * stride..][..P * PANEL];
+        let of_row = s.splat(rows[m][0]);
+        for p in 0..P {
+            for v in 0..V {
+                let out = &mut out[p * PANEL + v * D::LANES..][..D::LANES];
+                let term = s.mul(d.to_f32(sums[m][p][v]), s.mul(scale[p][v], of_row));
                 s.store(s.add(s.load(out), term), out);
             }
         }

@@ -3,9 +3,9 @@
 use super::quantized::{self, Activations};
 use crate::dtype::with_element;
 use crate::kernels::matmul::{ROWS, Scratch, dot_products};
-use crate::kernels::quantized::{Expanded, quantized_products};
+use crate::kernels::quantized::quantized_products;
 use crate::kernels::rows::{Gelu, epilogue_row};
-use crate::quantized::PANEL;
+use crate::tensor::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
 
@@ -57,7 +57,7 @@ pub enum Then {
 const COLS: usize = 768;
 
 thread_local! {
-    static SCRATCH: RefCell<(Scratch, Expanded, Vec<f32>)> = RefCell::default();
+    static SCRATCH: RefCell<(Scratch, Lines, Lines)> = RefCell::default();
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
@@ -120,16 +120,13 @@ fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
     let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
     SCRATCH.with_borrow_mut(|(scratch, expanded, sums)| {
-        // Quantised weights give sums for whole panels.
+        // Quantised weights give sums for whole groups of columns.
         let stride = match product.weight {
             Weight::Exact(_) => cols.len(),
-            Weight::Quantized(_) => cols.len().next_multiple_of(PANEL),
+            Weight::Quantized(_) => cols.len().next_multiple_of(crate::kernels::quantized::COLS),
         };
         let len = rows.len() * stride;
-        if sums.len() < len {
-            sums.resize(len, 0.0);
-        }
-        let sums = &mut sums[..len];
+        let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
         match product.weight {
             Weight::Exact(w) => with_element!(w.dtype(), W => {
                 let weight: &[W] = &bytemuck::cast_slice(w.bytes())[cols.start * k..cols.end * k];

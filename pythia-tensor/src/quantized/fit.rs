@@ -34,10 +34,11 @@ fn panel_body<S: Simd>(_: S, bits: Bits, rows: &[f32], k: usize, out: &mut [u8])
                     scale
                 }
                 Bits::Int4 => {
-                    let (scale, groups) = int4(&weights);
+                    let weights: &[[f32; GROUP]; BLOCK / GROUP] = bytemuck::cast_ref(&weights);
+                    let (scale, groups) = int4(weights);
                     for (g, group) in groups.iter().enumerate().take(len.div_ceil(GROUP)) {
                         header[4 * PANEL + g * PANEL + r] = group.step as u8 | (group.zero as u8) << 4;
-                        let nibbles = nearest(&weights[g * GROUP..], scale * group.step, group.zero);
+                        let nibbles = nearest(&weights[g], scale * group.step, group.zero);
                         for (i, nibble) in nibbles.into_iter().enumerate() {
                             let at = g * GROUP + i;
                             codes[(at / 8 * PANEL + r) * 4 + at % 4] |= (nibble as u8) << (at % 8 / 4 * 4);
@@ -86,27 +87,30 @@ struct Group {
 
 /// The scale and the groups of the least squared error among a few candidates.
 #[inline(always)]
-fn int4(weights: &[f32; BLOCK]) -> (f32, [Group; BLOCK / GROUP]) {
-    let ranges: [(f32, f32); BLOCK / GROUP] = std::array::from_fn(|g| {
-        let group = &weights[g * GROUP..][..GROUP];
-        group.iter().fold((0.0, 0.0), |(low, high), &w| {
-            (if w < low { w } else { low }, if w > high { w } else { high })
-        })
-    });
+fn int4(weights: &[[f32; GROUP]; BLOCK / GROUP]) -> (f32, [Group; BLOCK / GROUP]) {
+    let mut ranges = [(0.0, 0.0); BLOCK / GROUP];
+    for (range, group) in ranges.iter_mut().zip(weights) {
+        for &w in group {
+            *range = (if w < range.0 { w } else { range.0 }, if w > range.1 { w } else { range.1 });
+        }
+    }
     // The least scale with which every weight of every group can be told: in codes from -128 to 127, at steps of 15 at most.
-    let most = ranges.iter().map(|(low, high)| ((high - low) / (MOST * MOST)).max((-low).max(*high) / 127.0));
-    let whole = most.fold(0.0, f32::max);
+    let mut whole = 0.0_f32;
+    for (low, high) in ranges {
+        whole = whole.max((high - low) / (MOST * MOST)).max((-low).max(high) / 127.0);
+    }
     let mut best = (f32::INFINITY, 0.0, [Group { step: 0.0, zero: 0.0 }; BLOCK / GROUP]);
     let shrinks: Vec<f32> = std::env::var("SHRINK")
         .map_or(vec![1.0, 0.9, 0.8], |s| s.split(',').map(|s| s.parse().unwrap()).collect());
     for shrink in shrinks {
         let scale = whole * shrink;
         let mut error = 0.0;
-        let groups = std::array::from_fn(|g| {
-            let (e, group) = best_group(&weights[g * GROUP..][..GROUP], scale, ranges[g]);
+        let mut groups = best.2;
+        for g in 0..BLOCK / GROUP {
+            let (e, group) = best_group(&weights[g], scale, ranges[g]);
             error += e;
-            group
-        });
+            groups[g] = group;
+        }
         if error < best.0 {
             best = (error, scale, groups);
         }
@@ -116,8 +120,8 @@ fn int4(weights: &[f32; BLOCK]) -> (f32, [Group; BLOCK / GROUP]) {
 
 /// The squared error of the best group among steps that tell the whole range or a little less, and zeros around its own.
 #[inline(always)]
-fn best_group(weights: &[f32], scale: f32, (low, high): (f32, f32)) -> (f32, Group) {
-    let mut best = (weights.iter().map(|w| w * w).sum(), Group { step: 0.0, zero: 0.0 });
+fn best_group(weights: &[f32; GROUP], scale: f32, (low, high): (f32, f32)) -> (f32, Group) {
+    let mut best = (error(weights, 0.0, 0.0), Group { step: 0.0, zero: 0.0 });
     let whole = ((high - low) / MOST * inverse(scale)).ceil();
     for less in [-1.0, 0.0, 1.0, 2.0, 3.0] {
         let step = whole - less;
@@ -129,9 +133,9 @@ fn best_group(weights: &[f32], scale: f32, (low, high): (f32, f32)) -> (f32, Gro
         let middle = round(-low / (step * scale) + 0.5 * (MOST - (high - low) / (step * scale)));
         for shift in [-1.0, 0.0, 1.0] {
             let zero = (middle + shift).clamp(least, most);
-            let error = error(weights, step * scale, zero);
-            if error < best.0 {
-                best = (error, Group { step, zero });
+            let e = error(weights, step * scale, zero);
+            if e < best.0 {
+                best = (e, Group { step, zero });
             }
         }
     }
@@ -140,14 +144,18 @@ fn best_group(weights: &[f32], scale: f32, (low, high): (f32, f32)) -> (f32, Gro
 
 /// The nibbles of a group.
 #[inline(always)]
-fn nearest(weights: &[f32], step: f32, zero: f32) -> [f32; GROUP] {
+fn nearest(weights: &[f32; GROUP], step: f32, zero: f32) -> [f32; GROUP] {
     let inverse = inverse(step);
-    std::array::from_fn(|i| (round(weights[i] * inverse) + zero).clamp(0.0, MOST))
+    let mut nibbles = [0.0; GROUP];
+    for i in 0..GROUP {
+        nibbles[i] = (round(weights[i] * inverse) + zero).clamp(0.0, MOST);
+    }
+    nibbles
 }
 
 /// The squared error of a group, in sixteen partial sums.
 #[inline(always)]
-fn error(weights: &[f32], step: f32, zero: f32) -> f32 {
+fn error(weights: &[f32; GROUP], step: f32, zero: f32) -> f32 {
     let nibbles = nearest(weights, step, zero);
     let mut sums = [0.0; 16];
     for i in 0..GROUP {
