@@ -20,6 +20,8 @@ stamp! {
     pub(crate) fn gelu_row(x: &mut [f32], form: Gelu) = gelu_body;
     /// `x = e^(x - max) / sum`.
     pub(crate) fn softmax_row(x: &mut [f32]) = softmax_body;
+    /// Finishes a row of `sums` into `out`.
+    pub(crate) fn epilogue_row(sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) = epilogue;
     /// `ln(sum of e^x)`.
     pub(crate) fn log_sum_exp_row(x: &[f32]) -> f32 = log_sum_exp_body;
 }

@@ -1,9 +1,13 @@
 //! Linear layers: `out = act(a · wᵀ + bias)`, one or several in a region.
 
+use super::quantized::{self, Activations};
 use crate::dtype::with_element;
 use crate::kernels::matmul::{COLUMNS, FEW, ROWS, few_columns, linear};
-use crate::kernels::rows::{Epilogue, Gelu};
-use crate::{Crew, Isa, Mat, MatMut, Tensor, Tile, Tiles};
+use crate::kernels::quantized::quantized_products;
+use crate::kernels::rows::{Epilogue, Gelu, epilogue_row};
+use crate::tensor::Lines;
+use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
+use std::cell::RefCell;
 
 /// One linear layer: `a` is `[M, K]`, `weight` is `[N, K]` as on disk, `bias` is `[N]`.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +27,8 @@ pub struct Product<'a> {
 pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
+    /// int8 or int4 weights; activations rounded to int8, products summed as integers.
+    Quantized(&'a Quantized),
 }
 
 impl Weight<'_> {
@@ -30,6 +36,7 @@ impl Weight<'_> {
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::Exact(tensor) => tensor.shape(),
+            Self::Quantized(weight) => weight.shape(),
         }
     }
 }
@@ -50,6 +57,12 @@ const TILES: usize = 8;
 
 /// Columns of a tile at most.
 const COLS: usize = 768;
+
+thread_local! {
+    /// Weights of a block, widened, and the sums of a tile: a quantised product's.
+    static SCRATCH: RefCell<(Lines, Lines)> = RefCell::default();
+    static ACTIVATIONS: RefCell<Activations> = RefCell::default();
+}
 
 /// Computes one linear layer into `out`, `[M, N]`.
 ///
@@ -77,16 +90,25 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             assert!(p.bias.is_none_or(|b| b.len() == n), "bias of {:?}", p.weight);
         }
     }
-    let isa = crew.isa();
-    let works = jobs.each_ref().map(|&(_, products)| {
-        move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, &mut tile))
+    ACTIVATIONS.with_borrow_mut(|activations| {
+        activations.round(crew, jobs.iter().flat_map(|(_, products)| *products));
+        let (isa, activations) = (crew.isa(), &*activations);
+        let works = jobs.each_ref().map(|&(_, products)| {
+            move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, activations, &mut tile))
+        });
+        let mut works = works.iter();
+        let mut tiles = jobs.map(|(out, products)| {
+            let (m, n) = (out.rows(), out.cols());
+            let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
+            let (rows, cols) = match products.iter().filter(quantized).count() {
+                0 => tile_size(m, n, crew.threads()),
+                count if count == products.len() => quantized::tile_size(m, n, crew.threads()),
+                _ => (FEW, COLUMNS),
+            };
+            Tiles::new(out, rows, cols, works.next().expect("one work per job"))
+        });
+        crew.run(&mut tiles);
     });
-    let mut works = works.iter();
-    let mut tiles = jobs.map(|(out, _)| {
-        let (rows, cols) = tile_size(out.rows(), out.cols(), crew.threads());
-        Tiles::new(out, rows, cols, works.next().expect("one work per job"))
-    });
-    crew.run(&mut tiles);
 }
 
 /// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
@@ -98,7 +120,7 @@ fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
     (rows, even.clamp(COLUMNS, most))
 }
 
-fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
     let (gelu, add) = match product.then {
         Then::Store => (None, false),
         Then::Gelu(form) => (Some(form), false),
@@ -108,6 +130,19 @@ fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
     match product.weight {
         Weight::Exact(w) => with_element!(w.dtype(), W => {
             linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
+        }),
+        Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
+            let (rows, cols) = (tile.rows(), tile.cols());
+            // Quantised weights give sums for whole groups of columns.
+            let stride = cols.len().next_multiple_of(crate::kernels::quantized::COLS);
+            let len = rows.len() * stride;
+            let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
+            let a = activations.of(product.a).slice_rows(rows.clone());
+            quantized_products(isa, a, w, cols.clone(), sums, expanded);
+            let then = then.slice(cols.clone());
+            for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
+                epilogue_row(isa, &sums[..cols.len()], then, tile.row_mut(row));
+            }
         }),
     }
 }

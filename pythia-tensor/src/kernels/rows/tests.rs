@@ -2,10 +2,6 @@ use super::*;
 use crate::Isa;
 use proptest::prelude::*;
 
-stamp! {
-    fn epilogue_row(sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) = epilogue;
-}
-
 const U: f64 = f32::EPSILON as f64 / 2.0;
 
 fn close(got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64, what: &str) -> Result<(), TestCaseError> {
