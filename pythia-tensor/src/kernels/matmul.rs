@@ -37,9 +37,16 @@
 //! | 8 rows far apart, asking 1 KB ahead into L2 | 23 |
 //! | 4 rows far apart, the same (this) | 26 |
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+
 use super::rows::{Epilogue, epilogue};
 use crate::simd::{Simd, stamp};
 use crate::{Element, Mat, Tile};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use bf16::{linear_bf16, round_row};
+use bytemuck::Zeroable;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Elements of K per block. Each output pays one reduction per block; three rows of activations and a group of weight
@@ -82,17 +89,119 @@ pub fn matmul_reference<W: Element>(a: Mat<'_>, w: &[W]) -> Vec<f64> {
     rows.flat_map(|a| w.chunks(a.len()).map(move |w| dot(a, w))).collect()
 }
 
+/// How weights are multiplied with activations: what they are in memory, and in a vector.
+trait Dot<S: Simd>: Copy {
+    /// An activation in memory.
+    type A: Zeroable + Copy;
+    /// A weight in memory.
+    type W: Element;
+    /// A weight as it is multiplied.
+    type Ready: Element;
+    /// Where weights are made ready.
+    type Memory;
+    /// A vector of `STEP` activations or weights.
+    type V: Copy;
+    const STEP: usize;
+
+    /// Room to make a group of weights ready.
+    fn memory() -> Self::Memory;
+
+    /// The group's first `len` weights of each of `N` rows, ready.
+    fn ready<'w, const N: usize>(
+        self,
+        s: S,
+        group: Group<'w, Self::W>,
+        len: usize,
+        memory: &'w mut Self::Memory,
+    ) -> Group<'w, Self::Ready>;
+
+    /// A vector of the first `STEP` activations.
+    fn activations(self, s: S, x: &[Self::A]) -> Self::V;
+    /// A vector of the first `STEP` weights.
+    fn weights(self, s: S, x: &[Self::Ready]) -> Self::V;
+    /// `sum + a * w`.
+    fn mul_add(self, s: S, a: Self::V, w: Self::V, sum: S::F32) -> S::F32;
+}
+
+/// Rows of weights that lie `stride` apart.
+#[derive(Clone, Copy)]
+struct Group<'w, W> {
+    rows: &'w [W],
+    stride: usize,
+    /// Elements from a weight to the one to ask memory for while it is used, if memory is where they come from.
+    ahead: Option<usize>,
+}
+
+impl<W> Group<'_, W> {
+    /// Asks for what comes after the columns `part` of `n` rows.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, n: usize, part: Range<usize>) {
+        let Some(ahead) = self.ahead else { return };
+        for j in 0..n {
+            for k in part.clone().step_by(64 / size_of::<W>()) {
+                self.rows.get(j * self.stride + k + ahead).into_iter().for_each(|w| s.prefetch(w));
+            }
+        }
+    }
+}
+
+/// Weights widened to `f32` as they are used, multiplied in `f32`.
+struct Exact<W>(PhantomData<W>);
+
+impl<W> Clone for Exact<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<W> Copy for Exact<W> {}
+
+impl<S: Simd, W: Element> Dot<S> for Exact<W> {
+    type A = f32;
+    type W = W;
+    type Ready = W;
+    type Memory = ();
+    type V = S::F32;
+    const STEP: usize = S::LANES;
+
+    fn memory() {}
+
+    #[inline(always)]
+    fn ready<'w, const N: usize>(self, _: S, group: Group<'w, W>, _: usize, (): &'w mut ()) -> Group<'w, W> {
+        group
+    }
+    #[inline(always)]
+    fn activations(self, s: S, x: &[f32]) -> S::F32 {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn weights(self, s: S, x: &[W]) -> S::F32 {
+        W::load(s, x)
+    }
+    #[inline(always)]
+    fn mul_add(self, s: S, a: S::F32, w: S::F32, sum: S::F32) -> S::F32 {
+        s.mul_add(a, w, sum)
+    }
+}
+
+/// As many elements as the longest vector has, the first of them `x`, the others zero.
+#[inline(always)]
+fn padded<T: Zeroable + Copy>(x: &[T]) -> [T; 32] {
+    let mut out = [T::zeroed(); 32];
+    out[..x.len()].copy_from_slice(x);
+    out
+}
+
 #[inline(always)]
 fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_>, out: &mut Tile<'_>) {
-    let (m, cols) = (out.rows().len(), out.cols().len());
-    let a = a.slice_rows(out.rows());
+    let (m, width) = (out.rows().len(), out.cols().len());
+    let (a, dot) = (a.slice_rows(out.rows()), Exact::<W>(PhantomData));
     // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
     match (m, S::LANES) {
-        (1, _) => columns::<S, W, 4>(s, a, w, cols, then, out),
-        (2..=FEW, 16) => columns::<S, W, 8>(s, a, w, cols, then, out),
-        (2..=FEW, _) => columns::<S, W, 4>(s, a, w, cols, then, out),
-        (_, 16) => columns::<S, W, 8>(s, a, w, COLUMNS, then, out),
-        (_, _) => columns::<S, W, 4>(s, a, w, COLUMNS, then, out),
+        (1, _) => columns::<S, _, 4>(s, dot, a, w, width, then, out),
+        (2..=FEW, 16) => columns::<S, _, 8>(s, dot, a, w, width, then, out),
+        (2..=FEW, _) => columns::<S, _, 4>(s, dot, a, w, width, then, out),
+        (_, 16) => columns::<S, _, 8>(s, dot, a, w, COLUMNS, then, out),
+        (_, _) => columns::<S, _, 4>(s, dot, a, w, COLUMNS, then, out),
     }
 }
 
@@ -120,16 +229,17 @@ impl Order {
 
 /// Finishes the tile's columns, `width` at a time.
 #[inline(always)]
-fn columns<S: Simd, W: Element, const N: usize>(
+fn columns<S: Simd, D: Dot<S>, const N: usize>(
     s: S,
-    a: Mat<'_>,
-    w: &[W],
+    dot: D,
+    a: Mat<'_, D::A>,
+    w: &[D::W],
     width: usize,
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
 ) {
     let (cols, k) = (out.cols(), a.cols());
-    let mut memory = [0.0; SUMS];
+    let (mut memory, mut ready) = ([0.0; SUMS], D::memory());
     for n0 in cols.clone().step_by(width) {
         let n1 = cols.end.min(n0 + width);
         let order = Order::new(n1 - n0, N, k);
@@ -144,14 +254,15 @@ fn columns<S: Simd, W: Element, const N: usize>(
                 (turn % order.groups, turn / order.groups)
             };
             let block = b * KC..k.min((b + 1) * KC);
-            let w = &w[(n0 + g * order.next) * k + block.start..];
-            group::<S, W, N>(s, a, block, (w, order.apart * k), order.ahead, g * N, sums);
+            let rows = &w[(n0 + g * order.next) * k + block.start..];
+            let w = Group { rows, stride: order.apart * k, ahead: Some(order.ahead) };
+            group::<S, D, N>(s, dot, a, block, w, &mut ready, g * N, sums);
         }
         // The last rows of a matrix of odd height, one by one.
         for n in order.groups * N..n1 - n0 {
             for k0 in (0..k).step_by(KC) {
-                let w = &w[(n0 + n) * k + k0..];
-                group::<S, W, 1>(s, a, k0..k.min(k0 + KC), (w, k), k, n, sums);
+                let w = Group { rows: &w[(n0 + n) * k + k0..], stride: k, ahead: None };
+                group::<S, D, 1>(s, dot, a, k0..k.min(k0 + KC), w, &mut ready, n, sums);
             }
         }
         let then = then.slice(n0..n1);
@@ -170,82 +281,79 @@ fn columns<S: Simd, W: Element, const N: usize>(
     }
 }
 
-/// Adds one block of all rows of `a` times `N` rows of weights, which begin `w.1` apart, to the columns from `at` on of
-/// `sums`, `[M, columns]`.
+/// Adds one block of all rows of `a` times `N` rows of weights to the columns from `at` on of `sums`, `[M, columns]`.
 #[inline(always)]
-fn group<S: Simd, W: Element, const N: usize>(
+fn group<S: Simd, D: Dot<S>, const N: usize>(
     s: S,
-    a: Mat<'_>,
+    dot: D,
+    a: Mat<'_, D::A>,
     block: Range<usize>,
-    w: (&[W], usize),
-    ahead: usize,
+    w: Group<'_, D::W>,
+    memory: &mut D::Memory,
     at: usize,
     sums: &mut [f32],
 ) {
     let (m, columns) = (a.rows(), sums.len() / a.rows());
     let row = |i: usize| &a.row(i)[block.clone()];
+    let mut w = dot.ready::<N>(s, w, block.len(), memory);
     let mut i = 0;
     while i < m {
         let sums = (&mut sums[i * columns + at..], columns);
-        let ahead = (i == 0).then_some(ahead);
         // No thin tile at the end: four rows are two and two.
         i += match m - i {
-            1 => tile::<S, W, 1, N>(s, [row(i)], w, ahead, sums),
-            2 | 4 => tile::<S, W, 2, N>(s, [row(i), row(i + 1)], w, ahead, sums),
-            _ => tile::<S, W, 3, N>(s, [row(i), row(i + 1), row(i + 2)], w, ahead, sums),
+            1 => tile::<S, D, 1, N>(s, dot, [row(i)], w, sums),
+            2 | 4 => tile::<S, D, 2, N>(s, dot, [row(i), row(i + 1)], w, sums),
+            _ => tile::<S, D, 3, N>(s, dot, [row(i), row(i + 1), row(i + 2)], w, sums),
         };
+        // The first tile has asked for what is next.
+        w.ahead = None;
     }
 }
 
-/// Adds the dot products of `M` rows with `N` rows of weights, which begin `stride` apart, to rows of `sums` that are
-/// `columns` apart. Gives `M`.
+/// Adds the dot products of `M` rows with `N` rows of weights to rows of `sums` that are `columns` apart. Gives `M`.
 ///
 /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
 /// levels, and then the sums live in memory.
 #[inline(always)]
-fn tile<S: Simd, W: Element, const M: usize, const N: usize>(
+fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
-    a: [&[f32]; M],
-    (w, stride): (&[W], usize),
-    ahead: Option<usize>,
+    dot: D,
+    a: [&[D::A]; M],
+    w: Group<'_, D::Ready>,
     (sums, columns): (&mut [f32], usize),
 ) -> usize {
-    let len = a[0].len();
-    assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= w.len(), "rows of {len}");
-    let whole = len / S::LANES * S::LANES;
+    let (len, Group { rows, stride, .. }) = (a[0].len(), w);
+    assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= rows.len(), "rows of {len}");
+    let whole = len / D::STEP * D::STEP;
     let mut acc = [[s.zero(); N]; M];
     let mut k = 0;
     while k < whole {
         // Prefetching stands outside of the loop over vectors, which it would cost its registers.
         let part = k..whole.min(k + AHEAD);
-        if let Some(ahead) = ahead {
-            for j in 0..N {
-                for k in part.clone().step_by(64 / size_of::<W>()) {
-                    w.get(j * stride + k + ahead).into_iter().for_each(|w| s.prefetch(w));
-                }
-            }
-        }
+        w.prefetch(s, N, part.clone());
         while k < part.end {
-            let mut x = [s.zero(); M];
+            let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
             for i in 0..M {
-                // SAFETY: `k + LANES <= whole <= len`, the length of every row.
-                x[i] = s.load(unsafe { a[i].get_unchecked(k..k + S::LANES) });
+                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+                x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
             }
             for j in 0..N {
+                let at = j * stride + k;
                 // SAFETY: as above; the last row of weights has `len` elements too.
-                let w = W::load(s, unsafe { w.get_unchecked(j * stride + k..j * stride + k + S::LANES) });
+                let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
                 for i in 0..M {
-                    acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
+                    acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
                 }
             }
-            k += S::LANES;
+            k += D::STEP;
         }
     }
     if whole < len {
         for j in 0..N {
-            let w = W::load_part(s, &w[j * stride..][whole..len]);
+            let w = dot.weights(s, &padded(&rows[j * stride..][whole..len]));
             for i in 0..M {
-                acc[i][j] = s.mul_add(s.load_part(&a[i][whole..]), w, acc[i][j]);
+                let a = dot.activations(s, &padded(&a[i][whole..]));
+                acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
             }
         }
     }
@@ -340,6 +448,51 @@ mod tests {
                 }
                 let last = product(&a[(m - 1) * k..], &w[(n - 1) * k..]);
                 prop_assert_eq!(last[0], all[m * n - 1]);
+            }
+        }
+    }
+
+    /// The bf16 kernel on all of a matrix, as one tile; nothing where the machine has none.
+    #[cfg(target_arch = "x86_64")]
+    fn run_bf16<W: Element>(a: Mat<'_>, w: &[W], cols: usize) -> Option<Vec<f32>> {
+        let isa = Isa::available().iter().copied().find(|isa| isa.has_bf16())?;
+        let k = a.cols();
+        let mut rounded = vec![bf16::ZERO; a.rows() * k];
+        for (i, out) in rounded.chunks_exact_mut(k).enumerate() {
+            round_row(isa, a.row(i), out);
+        }
+        let mut out = vec![f32::NAN; a.rows() * cols];
+        let work = |mut tile: Tile<'_>| {
+            linear_bf16(isa, Mat::new(&rounded, k), w, Epilogue::default(), &mut tile);
+        };
+        let team = Team::with_isa(1, isa).expect("a team of one");
+        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, cols), 2 * ROWS, cols, &work)]));
+        Some(out)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Products of bf16 numbers are exact in `f32`, so only the sums round: the bound is the exact kernel's, with inputs
+        /// rounded first. Rows in one company have the bits that they have in another.
+        #[test]
+        fn bf16_is_the_reference_of_rounded_numbers(m in 1..20_usize, n in 1..40_usize, k in lengths(), seed: u64) {
+            let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+            let a = numbers(seed, m * k);
+            let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
+            let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
+            if let Some(out) = run_bf16(Mat::new(&a, k), &w, n) {
+                let want = matmul_reference(Mat::new(&round(&a), k), &rounded);
+                for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+                    let terms = a[i / n * k..][..k].iter().zip(&rounded[i % n * k..][..k]);
+                    let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w).abs()) * 1.01).sum();
+                    let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+                    prop_assert!((f64::from(got) - want).abs() <= bound, "{}x{}x{} at {}: {} {}", m, n, k, i, got, want);
+                }
+                for rows in 1..m {
+                    let few = run_bf16(Mat::new(&a[..rows * k], k), &w, n);
+                    prop_assert_eq!(&few.unwrap_or_default()[..], &out[..rows * n], "{} rows", rows);
+                }
             }
         }
     }
