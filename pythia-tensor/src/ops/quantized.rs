@@ -1,7 +1,7 @@
 //! What a product with rounded activations needs beside its kernel: the activations in codes or in bf16, once for all tiles
 //! and products.
 
-use super::matmul::{Product, Weight};
+use super::matmul::{Product, Weight, rounds_to_bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
 use crate::kernels::quantized::{Rounded, round_activations, rounded_len};
@@ -20,10 +20,9 @@ enum To {
 }
 
 impl To {
-    fn of(weight: &Weight<'_>) -> Option<Self> {
-        match weight {
-            Weight::Exact(_) => None,
-            Weight::Bf16(_) => Some(Self::Bf16),
+    fn of(product: &Product<'_>) -> Option<Self> {
+        match product.weight {
+            Weight::Exact(_) | Weight::Bf16(_) => rounds_to_bf16(product).then_some(Self::Bf16),
             Weight::Quantized(_) => Some(Self::Codes),
         }
     }
@@ -62,7 +61,7 @@ impl Activations {
         self.starts.clear();
         let mut len = 0;
         for product in products {
-            let (a, Some(to)) = (product.a, To::of(&product.weight)) else { continue };
+            let (a, Some(to)) = (product.a, To::of(product)) else { continue };
             if self.starts.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
