@@ -1,0 +1,74 @@
+"""What was measured, for people."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy
+
+
+def machine(threads: int, versions: list[str]) -> dict:
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "versions": versions,
+    }
+
+
+def cpu() -> str:
+    """The model of the CPU, and which of the instructions that matter here it has."""
+    fields = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", "").split()
+    have = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if f in flags]
+    number = f"family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else ""
+    parts = [fields.get("model name", platform.processor() or platform.machine()), number, " ".join(have)]
+    return ", ".join(part for part in parts if part)
+
+
+def table(results: list[dict]) -> str:
+    """Markdown: a row for each engine and precision, a group of columns for each size; `–` where nothing was measured."""
+    if not results:
+        return "Nothing was measured."
+    cells = {}
+    for r in results:
+        cells.setdefault((r["engine"], r["precision"], r["size"], r["work"]), []).append(r["median"])
+    rows = list(dict.fromkeys((r["engine"], r["precision"]) for r in results))
+    columns = list(dict.fromkeys((r["size"], r["work"]) for r in results))
+    units = {r["work"]: r["unit"] for r in results}
+    about = results[-1]["machine"]
+    lines = [
+        f"{about['date']}, {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['system']}.",
+        "; ".join(about["versions"]) + ".",
+        "In " + ", ".join(f"{unit} for {work}" for work, unit in units.items()) + ".",
+        "",
+    ]
+    lines.append("| engine | weights | " + " | ".join(f"{s} {w}" for s, w in columns) + " |")
+    lines.append("|---|---|" + "---:|" * len(columns))
+    for row in rows:
+        found = [cells.get((*row, *column)) for column in columns]
+        lines.append(f"| {' | '.join(row)} | " + " | ".join(map(cell, found)) + " |")
+    return "\n".join(lines)
+
+
+def cell(medians: list[float] | None) -> str:
+    """The median of the rounds, in three digits."""
+    if medians is None:
+        return "–"
+    value = median(medians)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def agreement(expected: numpy.ndarray, found: numpy.ndarray) -> str:
+    """How far two log-distributions are apart."""
+    difference = numpy.abs(expected - found)
+    divergence = (numpy.exp(expected) * (expected - found)).sum()
+    top = "same" if expected.argmax() == found.argmax() else "another"
+    return f"largest difference of logits {difference.max():.1e}, KL divergence {divergence:.1e}, {top} most probable token"
