@@ -34,27 +34,25 @@ def cpu() -> str:
 
 
 def table(results: list[dict]) -> str:
-    """Markdown: a row for each engine and precision, a group of columns for each size; `–` where nothing was measured."""
+    """Markdown: the machine and the versions, and a row per size and engine; `–` where nothing was measured."""
     if not results:
         return "Nothing was measured."
-    cells = {}
+    cells, columns = {}, {}
     for r in results:
-        cells.setdefault((r["engine"], r["precision"], r["size"], r["work"]), []).append(r["median"])
-    rows = list(dict.fromkeys((r["engine"], r["precision"]) for r in results))
-    columns = list(dict.fromkeys((r["size"], r["work"]) for r in results))
-    units = {r["work"]: r["unit"] for r in results}
+        row = cells.setdefault((r["size"], r["engine"], r["precision"]), {})
+        row.setdefault(r["work"], []).append(r["median"])
+        columns[r["work"]] = r["unit"]
     about = results[-1]["machine"]
     lines = [
-        f"{about['date']}, {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['system']}.",
+        f"{about['date']}, {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['system']}.  ",
         "; ".join(about["versions"]) + ".",
-        "In " + ", ".join(f"{unit} for {work}" for work, unit in units.items()) + ".",
         "",
+        "| size | engine | weights | " + " | ".join(f"{work}, {unit}" for work, unit in columns.items()) + " |",
+        "|---|---|---|" + "---:|" * len(columns),
     ]
-    lines.append("| engine | weights | " + " | ".join(f"{s} {w}" for s, w in columns) + " |")
-    lines.append("|---|---|" + "---:|" * len(columns))
-    for row in rows:
-        found = [cells.get((*row, *column)) for column in columns]
-        lines.append(f"| {' | '.join(row)} | " + " | ".join(map(cell, found)) + " |")
+    sizes = list(dict.fromkeys(r["size"] for r in results))
+    for key in sorted(cells, key=lambda key: sizes.index(key[0])):
+        lines.append("| " + " | ".join([*key, *(cell(cells[key].get(work)) for work in columns)]) + " |")
     return "\n".join(lines)
 
 

@@ -1,28 +1,30 @@
-"""What is measured, in the same way for every engine.
-
-    pp512   A prompt of 512 tokens, logits of its last token only. Tokens per second.
-    tg32    Greedy decoding of 32 tokens after a prompt of 64, one sequence. Tokens per second.
-    b8      The same for 8 sequences decoded together. Tokens per second of all 8.
-    g64     64 prompts of 32 tokens, 32 greedy tokens each, prompts included. Sequences per second.
-"""
+"""What is measured, in the same way for every engine."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 VOCABULARY = 50254
-"""Token ids below this are tokens of every Pythia size; rows above are padding."""
+"""Token ids below this are tokens in every Pythia size; the rows above are padding."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """`batch` sequences: `prompt` tokens each, then `new` ones."""
+    """`batch` sequences of `prompt` tokens, then `new` more tokens of each. `kind` says which part is timed."""
 
+    kind: str
     batch: int
     prompt: int
     new: int
-    unit: str = "tok/s"
+
+    @property
+    def amount(self) -> int:
+        """What is done in the time, in `unit`s."""
+        return {"prefill": self.prompt, "decode": self.batch * self.new, "generate": self.batch}[self.kind]
+
+    @property
+    def unit(self) -> str:
+        return "seq/s" if self.kind == "generate" else "tok/s"
 
     def prompts(self) -> list[list[int]]:
         """Some token ids, others in each sequence: speed does not depend on which."""
@@ -30,40 +32,36 @@ class Work:
 
 
 WORKS = {
-    "pp512": Work(1, 512, 0),
-    "tg32": Work(1, 64, 32),
-    "b8": Work(8, 64, 32),
-    "g64": Work(64, 32, 32, "seq/s"),
+    "pp512": Work("prefill", 1, 512, 0),
+    "tg32": Work("decode", 1, 64, 32),
+    "b8": Work("decode", 8, 64, 32),
+    "g64": Work("generate", 64, 32, 32),
 }
+"""README.md says what each is."""
+
+WARM_UP = 4
+"""So many tokens are decoded before the first measurement, after a whole prompt."""
 
 
 def measure(engine, name: str, repeats: int, budget: float) -> dict:
-    """Runs one work after a warm-up; `repeats` times, fewer (but once at least) when `budget` seconds are over."""
+    """One work, `repeats` times after a warm-up; fewer, but once at least, when `budget` seconds are over."""
     work = WORKS[name]
-    if name == "pp512":
-        ids = work.prompts()[0]
-        seconds = repeated(lambda: engine.prefill(ids), lambda: engine.prefill(ids), repeats, budget)
-        amount = work.prompt
-    elif name == "g64":
-        prompts = work.prompts()
-        generate = lambda new: engine.generate(prompts, new)  # noqa: E731
-        seconds = repeated(lambda: generate(2), lambda: generate(work.new), repeats, budget)
-        amount = work.batch
-    else:
-        decode = engine.decoder(work.prompts(), work.new)
-        seconds = repeated(lambda: decode(4), lambda: decode(work.new), repeats, budget)
-        amount = work.batch * work.new
-    rates = [amount / s for s in seconds]
-    return {"work": name, "unit": work.unit, "median": median(rates), "samples": rates}
-
-
-def repeated(
-    warm_up: Callable[[], float], run: Callable[[], float], repeats: int, budget: float
-) -> list[float]:
-    """The seconds that each run says it took."""
-    warm_up()
+    prompts = work.prompts()
+    match work.kind:
+        case "prefill":
+            run = lambda _: engine.prefill(prompts[0])  # noqa: E731
+        case "decode":
+            run = engine.decoder(prompts, work.new)
+        case "generate":
+            run = lambda new: engine.generate(prompts, new)  # noqa: E731
+    run(WARM_UP)
     until = time.perf_counter() + budget
-    seconds = [run()]
+    seconds = [run(work.new)]
     while len(seconds) < repeats and time.perf_counter() < until:
-        seconds.append(run())
-    return seconds
+        seconds.append(run(work.new))
+    return result(name, [work.amount / s for s in seconds])
+
+
+def result(name: str, rates: list[float]) -> dict:
+    """A line of the JSON: the rates of all repeats, and their median."""
+    return {"work": name, "unit": WORKS[name].unit, "median": median(rates), "samples": rates}

@@ -1,6 +1,7 @@
 """llama.cpp through the functions of its own C interface, which llama-cpp-python binds; its defaults throughout."""
 
 import ctypes
+import sys
 import time
 from pathlib import Path
 
@@ -20,10 +21,14 @@ PADDING = 256
 """The cache of a sequence is a multiple of so many tokens."""
 
 
+ERROR = 4
+"""GGML_LOG_LEVEL_ERROR."""
+
+
 @llama.llama_log_callback
 def errors_only(level, text, _):
-    if level >= llama.GGML_LOG_LEVEL_ERROR:
-        print(text.decode(errors="replace"), end="", flush=True)
+    if level == ERROR:
+        print(text.decode(errors="replace"), end="", file=sys.stderr, flush=True)
 
 
 llama.llama_log_set(errors_only, None)

@@ -1,44 +1,58 @@
 """pythia-cli, which measures itself: `pythia-cli bench`. Only this file knows its options and its JSON."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import numpy
+from works import WORKS, result
 
-PRECISIONS = ("exact",)
-"""More when `bench` has them."""
+BINARY = Path(os.environ.get("PYTHIA_CLI", Path(__file__).resolve().parents[3] / "target/release/pythia-cli"))
 
-WORKS = {"pp512": "prefill_tok_s", "tg32": "decode_tok_s"}
-"""The works that `bench` can do, and where its JSON has them."""
+if not BINARY.exists():
+    raise ImportError(f"there is no {BINARY}: build it, or set PYTHIA_CLI")
+
+PRECISIONS = ("exact", "bf16", "int8", "int4")
 
 
-def run(binary: Path, *arguments) -> str:
-    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True)
+def run(*arguments) -> str:
+    """What the command prints."""
+    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip())
+        raise RuntimeError(done.stderr.removeprefix("error: ").partition("\n")[0])
     return done.stdout
 
 
-def versions(binary: Path) -> str:
-    return run(binary, "--version").strip()
+def versions() -> str:
+    return run("--version").strip()
 
 
-def measure(binary: Path, model: Path, precision: str, threads: int, repeats: int) -> list[dict]:
-    """All works in one run, as `works.measure` reports each."""
-    common = ("--model", model, "--precision", precision, "--threads", threads, "--json")
-    sizes = ("--prompt-tokens", 512, "--new-tokens", 32, "--repeats", repeats)
-    report = json.loads(run(binary, "bench", *common, *sizes))
-    return [
-        {"work": work, "unit": "tok/s", "median": report[key], "samples": [report[key]]}
-        for work, key in WORKS.items()
-    ]
+def synth(size: str, folder: Path):
+    """Writes the synthetic model that all engines read."""
+    run("synth", size, folder)
 
 
-def log_probabilities(binary: Path, model: Path, precision: str, threads: int, ids: list[int]) -> numpy.ndarray:
-    rows = json.loads((model / "config.json").read_text())["vocab_size"]
-    common = ("--model", model, "--precision", precision, "--threads", threads, "--json")
-    top = json.loads(run(binary, "next", "--ids", ",".join(map(str, ids)), "--top", rows, *common))["top"]
-    logprobs = numpy.empty(rows, numpy.float64)
-    logprobs[[candidate["id"] for candidate in top]] = [candidate["logprob"] for candidate in top]
-    return logprobs
+def prepare(model: Path, precision: str, cache: Path) -> Path:
+    """It reads the folder as it is, and keeps quantised weights in its own cache."""
+    return model
+
+
+class Engine:
+    def __init__(self, path: Path, precision: str, threads: int):
+        self.path = path
+        self.options = ("--model", path, "--precision", precision, "--threads", threads, "--json")
+
+    def measure(self, works: list[str], repeats: int) -> list[dict]:
+        """All in one run. So far `bench` has no batches, so b8 and g64 are left out."""
+        tokens = ("--prompt-tokens", WORKS["pp512"].prompt, "--new-tokens", WORKS["tg32"].new)
+        report = json.loads(run("bench", *tokens, "--repeats", repeats, *self.options))
+        medians = {"pp512": report["prefill_tok_s"], "tg32": report["decode_tok_s"]}
+        return [result(work, [median]) for work, median in medians.items() if work in works]
+
+    def log_probabilities(self, ids: list[int]) -> numpy.ndarray:
+        rows = json.loads((self.path / "config.json").read_text())["vocab_size"]
+        report = json.loads(run("next", "--ids", ",".join(map(str, ids)), "--top", rows, *self.options))
+        logprobs = numpy.empty(rows)
+        logprobs[[token["id"] for token in report["top"]]] = [token["logprob"] for token in report["top"]]
+        return logprobs

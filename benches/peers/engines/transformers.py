@@ -27,6 +27,7 @@ class Engine:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[precision]).eval()
+        self.model.generation_config.eos_token_id = None  # No token ends a sequence.
 
     def forward(self, ids: torch.Tensor, cache=None):
         return self.model(ids, cache=cache, use_cache=True, logits_to_keep=1)
@@ -54,7 +55,7 @@ class Engine:
         ids = torch.tensor(prompts)
         mask = torch.ones_like(ids)
         start = time.perf_counter()
-        self.model.generate(ids, attention_mask=mask, do_sample=False, min_new_tokens=new, max_new_tokens=new)
+        self.model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=new)
         return time.perf_counter() - start
 
     def log_probabilities(self, ids: list[int]) -> numpy.ndarray:
