@@ -24,7 +24,7 @@ def main():
     args = arguments()
     try:
         args.command(args)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

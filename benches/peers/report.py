@@ -65,8 +65,15 @@ def cell(medians: list[float] | None) -> str:
 
 
 def agreement(expected: numpy.ndarray, found: numpy.ndarray) -> str:
-    """How far two log-distributions are apart."""
-    difference = numpy.abs(expected - found)
+    """How far two distributions are apart, both as log-probabilities."""
+    expected, found = normalised(expected), normalised(found)
+    largest = numpy.abs(expected - found).max()
     divergence = (numpy.exp(expected) * (expected - found)).sum()
-    top = "same" if expected.argmax() == found.argmax() else "another"
-    return f"largest difference of logits {difference.max():.1e}, KL divergence {divergence:.1e}, {top} most probable token"
+    top = "the same" if expected.argmax() == found.argmax() else "another"
+    return f"log-probabilities at most {largest:.1e} apart, KL divergence {divergence:.1e}, {top} most probable token"
+
+
+def normalised(logprobs: numpy.ndarray) -> numpy.ndarray:
+    """Free of the rounding of an engine's own softmax, so that the divergence cannot be negative."""
+    logprobs = logprobs.astype(numpy.float64)
+    return logprobs - numpy.log(numpy.exp(logprobs).sum())

@@ -10,8 +10,8 @@
         .generate(prompts, new) -> seconds       prompts and greedy tokens
         .log_probabilities(ids) -> array [V]     of the token after `ids`
 
-A prompt is a list of token ids. The prompts of one call are equally long, and no token ends a sequence. An engine that
-measures itself has `.measure(works, repeats)`, which gives what `works.measure` gives for each, instead of the first three.
+A prompt is a list of token ids. The prompts of one call are equally long, and no token ends a sequence. An engine
+that measures itself has `.measure(works, repeats)` instead of the first three: what `works.measure` gives, for each.
 """
 
 from importlib import import_module

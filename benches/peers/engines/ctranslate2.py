@@ -36,8 +36,10 @@ class Converter(TransformersConverter):
 
 def prepare(model: Path, precision: str, cache: Path) -> Path:
     folder = cache / "ctranslate2-f16"
-    if not (folder / "model.bin").exists():
-        Converter(str(model), load_as_float16=True).convert(str(folder), quantization="float16", force=True)
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        Converter(str(model), load_as_float16=True).convert(str(part), quantization="float16", force=True)
+        part.rename(folder)
     return folder
 
 

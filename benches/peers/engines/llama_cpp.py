@@ -15,7 +15,9 @@ PRECISIONS = {
     "bf16": llama.LLAMA_FTYPE_MOSTLY_BF16,
     "q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0,
     "q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "q4_0-pure": llama.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
+"""q4_0 is what llama-quantize makes of it, with the output matrix in q6_K; pure has that in q4_0 as well."""
 
 PADDING = 256
 """The cache of a sequence is a multiple of so many tokens."""
@@ -47,9 +49,9 @@ def prepare(model: Path, precision: str, cache: Path) -> Path:
         write_gguf(model, f16)
     file = cache / f"{precision}.gguf"
     if not file.exists():
-        # As the program llama-quantize does without options.
         params = llama.llama_model_quantize_default_params()
         params.ftype = PRECISIONS[precision]
+        params.pure = precision.endswith("-pure")
         part = file.with_suffix(".part")
         if llama.llama_model_quantize(bytes(f16), bytes(part), params) != 0:
             raise RuntimeError(f"{f16}: llama_model_quantize to {precision} failed")
@@ -117,7 +119,7 @@ class Context:
             llama.llama_free(self.context)
 
     def decode(self, tokens: list[list[int]], position: int) -> list[int]:
-        """Passes these tokens of each sequence, which stand at `position`, through the model: its most probable next."""
+        """Passes the tokens of each sequence, which stand at `position`, through the model: the most probable next."""
         best = []
         per_call = max(1, self.at_once // len(tokens[0]))
         for since in range(0, len(tokens), per_call):
