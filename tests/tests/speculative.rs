@@ -1,8 +1,8 @@
 //! Speculative decoding: whatever is proposed, the text is that of plain generation, or distributed as it is.
 
 use pythia_model::{
-    Cache, Finish, Generated, GenerationConfig, Model, SamplingConfig, Sequence, Speculation, Step, Tokenizer,
-    Workspace, generate, generate_speculatively, log_sum_exp,
+    Cache, Finish, Generated, GenerationConfig, Model, SamplingConfig, Sequence, Speculation, Step,
+    Tokenizer, Workspace, generate, generate_speculatively, log_sum_exp,
 };
 use pythia_tensor::{Crew, Team};
 use pythia_tests::{fixtures, shared};
@@ -110,9 +110,9 @@ impl Writer<'_> {
 /// Runs `f` with the embedded model.
 fn with_mini<R: Send>(f: impl FnOnce(&Writer<'_>, &Tokenizer) -> R + Send) -> R {
     let (model, tokenizer) = mini();
-    Team::new(2).unwrap().enter(|crew| {
-        f(&Writer { model: &model, tokenizer: Some(&tokenizer), crew }, &tokenizer)
-    })
+    Team::new(2)
+        .unwrap()
+        .enter(|crew| f(&Writer { model: &model, tokenizer: Some(&tokenizer), crew }, &tokenizer))
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Prompt lookup (Saxena 2023, <https://github.com/apoorvumang/prompt-lookup-decoding>): what followed the last time.
+//!
+//! Simulated on texts of the embedded model and of a synthetic 410m, with the times that passes of 1 to 16 tokens take for
+//! 410m: where at least two tokens have to agree, loops gain 5 % less and other text costs no less.
 
-/// The shortest end of the text that is looked up: single tokens recur by chance.
-const SHORTEST: usize = 2;
-
-/// The longest: more would rarely tell two places apart, and costs time where the text repeats itself.
+/// The most tokens that are compared: more would rarely tell two places apart, and cost time where the text repeats itself.
 const LONGEST: usize = 8;
 
 /// Adds up to `n` tokens to `text`: those that followed the earlier place that agrees with its end for longest, the latest
@@ -14,8 +14,8 @@ pub(super) fn extend(text: &mut Vec<u32>, n: usize) {
         let pairs = text[..end].iter().rev().zip(text.iter().rev());
         pairs.take(LONGEST).take_while(|(a, b)| a == b).count()
     };
-    let places = (SHORTEST..len).map(|end| (agrees(end), end));
-    if let Some((_, end)) = places.filter(|place| place.0 >= SHORTEST).max() {
+    let places = (1..len).map(|end| (agrees(end), end));
+    if let Some((_, end)) = places.filter(|&(agreement, _)| agreement > 0).max() {
         (end..end + n).for_each(|from| text.push(text[from]));
     }
 }
@@ -66,11 +66,11 @@ mod tests {
         fn proposals_come_from_the_text(text in prop::collection::vec(0_u32..4, 0..60), n in 1_usize..9) {
             let found = proposed(&text, n);
             prop_assert!(found.is_empty() || found.len() == n);
-            let end = [&text[..], &found].concat();
-            prop_assert!(found.is_empty() || {
-                let around = &end[text.len() - SHORTEST..];
-                (0..text.len() - SHORTEST).any(|at| end[at..].starts_with(around))
-            });
+            if !found.is_empty() {
+                let end = [&text[..], &found].concat();
+                let around = &end[text.len() - 1..];
+                prop_assert!((0..text.len() - 1).any(|at| end[at..].starts_with(around)));
+            }
         }
     }
 }
