@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(subcommand_help_heading = "Commands")]
 pub(crate) enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Next(next::Args),
     Score(score::Args),
     Tokenize(tokenize::TokenizeArgs),
@@ -45,7 +45,7 @@ pub(crate) enum Command {
 }
 
 /// Which model, and how it runs.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder, or synth:SIZE for synthetic
@@ -67,6 +67,13 @@ pub(crate) struct ModelArgs {
     /// One JSON object on stdout, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl ModelArgs {
+    /// The same for another model.
+    pub(crate) fn other(&self, model: &str, revision: Option<&str>) -> Self {
+        Self { model: Some(model.to_owned()), revision: revision.map(str::to_owned), ..self.clone() }
+    }
 }
 
 fn precision(name: &str) -> Result<String, String> {

@@ -10,6 +10,7 @@ mod interrupt;
 mod model;
 mod output;
 mod quiet;
+mod speculation;
 mod style;
 mod synthetic;
 

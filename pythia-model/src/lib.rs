@@ -24,7 +24,9 @@ pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
 pub use error::{Error, Result};
-pub use generate::{Finish, Generated, GenerationConfig, Step, generate};
+pub use generate::{
+    Finish, Generated, GenerationConfig, Speculation, Step, generate, generate_speculatively,
+};
 pub use model::Model;
 pub use sampling::{LogitsProcessors, Sampler, SamplingConfig, log_softmax, log_sum_exp, top_log_probs};
 pub use score::{next, score};
