@@ -72,9 +72,11 @@ impl<'a> Group<'a> {
 }
 
 fn print_peaks(name: &str, when: &str, crew: &Crew<'_>) {
-    let (gflops, gb_s) = (peak::fma_gflops(crew), peak::read_gb_s(crew));
+    let (gflops, int8, gb_s) = (peak::fma_gflops(crew), peak::int8_gops(crew), peak::read_gb_s(crew));
     let (threads, isa) = (crew.threads(), crew.isa());
-    println!("\n{name}, {when}: {threads} threads, {isa}: {gflops:.1} GFLOP/s, {gb_s:.1} GB/s at best");
+    println!(
+        "\n{name}, {when}: {threads} threads, {isa}: {gflops:.1} GFLOP/s, int8 {int8:.1} Gop/s, {gb_s:.1} GB/s at best"
+    );
 }
 
 /// `operations` floating-point operations in one call.

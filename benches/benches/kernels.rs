@@ -4,7 +4,7 @@ use criterion::Criterion;
 use half::f16;
 use pythia_benches::{Group, around, bytes, copies, flops, numbers};
 use pythia_tensor::ops::{self, Product, Then, Weight};
-use pythia_tensor::{Crew, Gelu, KeyValues, Mat, MatMut, Rotary, Team, Tensor, Tiles};
+use pythia_tensor::{Bits, Crew, Gelu, KeyValues, Mat, MatMut, Quantized, Rotary, Team, Tensor, Tiles};
 
 /// Rows of the vocabulary (`V`).
 const VOCAB: usize = 50304;
@@ -14,6 +14,8 @@ fn main() -> Result<(), pythia_tensor::Error> {
     let c = &mut criterion;
     Team::new(0)?.enter(|crew| {
         matmul(c, crew);
+        quantized_matmul(c, crew);
+        quantize(c, crew);
         layer_matmuls(c, crew);
         attention_prefill(c, crew);
         attention_decode(c, crew);
@@ -67,6 +69,53 @@ fn matmul(c: &mut Criterion, crew: &Crew<'_>) {
                 });
             }
         }
+    }
+    group.finish();
+}
+
+/// The same with int8 and int4 weights, in operations on integers, whose peak is printed as int8.
+fn quantized_matmul(c: &mut Criterion, crew: &Crew<'_>) {
+    let mut group = Group::new(c, crew, "quantized");
+    for bits in [Bits::Int8, Bits::Int4] {
+        for (size, channels) in SIZES {
+            for (layer, n, k) in [
+                ("qkv", 3 * channels, channels),
+                ("fc1", 4 * channels, channels),
+                ("fc2", channels, 4 * channels),
+                ("unembed", VOCAB, channels),
+            ] {
+                for m in [1, 8, 64, 512] {
+                    let len = Quantized::byte_len(bits, [n, k]).expect("a size of memory");
+                    let throughput = if m == 1 { bytes(len) } else { flops(2 * m * n * k) };
+                    group.bench(&format!("{bits}/{size}/{layer}/{m}"), throughput, || {
+                        let weight = Tensor::from_slice(&numbers(n * k), &[n, k]);
+                        let weights: Vec<_> =
+                            (0..copies(len)).map(|_| Quantized::quantize(crew, &weight, bits)).collect();
+                        let (a, mut out, mut next) =
+                            (numbers(m * k), vec![0.0; m * n], around(weights.len()));
+                        move || {
+                            let weight = Weight::Quantized(&weights[next()]);
+                            let product =
+                                Product { a: Mat::new(&a, k), weight, bias: None, then: Then::Store };
+                            ops::matmul(crew, MatMut::new(&mut out, n), product);
+                        }
+                    });
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+/// Quantising, in weights.
+fn quantize(c: &mut Criterion, crew: &Crew<'_>) {
+    let mut group = Group::new(c, crew, "quantize");
+    let (n, k) = (4096, 1024);
+    for bits in [Bits::Int8, Bits::Int4] {
+        group.bench(&format!("{bits}/{n}x{k}"), flops(n * k), || {
+            let weight = weights(n, k).swap_remove(0);
+            move || drop(Quantized::quantize(crew, &weight, bits))
+        });
     }
     group.finish();
 }

@@ -4,7 +4,7 @@
 use super::matmul::{Product, Weight, rounds_to_bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
-use crate::kernels::quantized::{Rounded, round_activations, rounded_len};
+use crate::kernels::quantized::{COLS, Rounded, round_activations, rounded_len};
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
@@ -106,9 +106,13 @@ impl Activations {
     }
 }
 
-/// Columns of a tile: whole groups of four panels, for which every thread gets several tiles.
+/// Rows of a tile at most: enough to pay for expanding int4 weights once a tile.
+const ROWS: usize = 256;
+
+/// How to cut `[m, n]`: rows into equal parts, columns into whole groups of those that the kernel computes together, so that
+/// every thread gets several tiles.
 pub(super) fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
-    let blocks = m.div_ceil(512).max(1);
-    let cols = (n * blocks).div_ceil(4 * threads).clamp(1, if m == 1 { 4096 } else { 1024 });
-    (m.div_ceil(blocks).max(1), cols.next_multiple_of(64))
+    let blocks = m.div_ceil(ROWS).max(1);
+    let even = (n * blocks).div_ceil(8 * threads);
+    (m.div_ceil(blocks).max(1), even.clamp(1, 1024).next_multiple_of(COLS))
 }

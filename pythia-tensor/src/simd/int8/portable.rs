@@ -1,15 +1,17 @@
-//! Plain arrays for four rows.
+//! Plain arrays for four rows, in `f32`: what every baseline multiplies fast. It holds all integers below 2^24 exactly, and
+//! a block's sums of 256 products of at most 255 x 128, counted from a start of half that, stay below.
 
 use super::Int8;
 use crate::quantized::expand;
-use crate::simd::Portable;
+use crate::simd::{Portable, Simd};
 
 impl Int8 for Portable {
     type F32s = Self;
     type Bytes = [u8; 16];
-    type Weights = [u8; 16];
-    type Quad = [i8; 4];
-    type Sums = [i32; 4];
+    /// Four vectors, one for each element.
+    type Weights = [[f32; 4]; 4];
+    type Quad = [f32; 4];
+    type Sums = [f32; 4];
     type Group = [u8; 4];
 
     #[inline(always)]
@@ -18,37 +20,47 @@ impl Int8 for Portable {
     }
     #[inline(always)]
     fn load(self, x: &[u8]) -> [u8; 16] {
-        std::array::from_fn(|i| x[i])
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&x[..16]);
+        bytes
     }
     #[inline(always)]
     fn store(self, x: [u8; 16], out: &mut [u8]) {
         out[..16].copy_from_slice(&x);
     }
     #[inline(always)]
-    fn weights(self, x: [u8; 16]) -> [u8; 16] {
-        x
+    fn weights(self, x: [u8; 16]) -> [[f32; 4]; 4] {
+        let mut wide = [[0.0; 4]; 4];
+        for i in 0..16 {
+            wide[i % 4][i / 4] = f32::from(x[i]);
+        }
+        wide
     }
     #[inline(always)]
-    fn quad(self, x: i32) -> [i8; 4] {
-        x.to_le_bytes().map(|byte| byte as i8)
+    fn quad(self, x: i32) -> [f32; 4] {
+        let [a, b, c, d] = x.to_le_bytes();
+        [f32::from(a as i8), f32::from(b as i8), f32::from(c as i8), f32::from(d as i8)]
     }
     #[inline(always)]
-    fn splat(self, x: i32) -> [i32; 4] {
-        [x; 4]
+    fn splat(self, x: i32) -> [f32; 4] {
+        [x as f32; 4]
     }
     #[inline(always)]
-    fn dot(self, sums: [i32; 4], w: [u8; 16], a: [i8; 4]) -> [i32; 4] {
-        std::array::from_fn(|r| {
-            (0..4).fold(sums[r], |sum, i| sum + i32::from(w[4 * r + i]) * i32::from(a[i]))
-        })
+    fn dot(self, mut sums: [f32; 4], w: [[f32; 4]; 4], a: [f32; 4]) -> [f32; 4] {
+        for i in 0..4 {
+            for r in 0..4 {
+                sums[r] += w[i][r] * a[i];
+            }
+        }
+        sums
     }
     #[inline(always)]
-    fn add(self, a: [i32; 4], b: [i32; 4]) -> [i32; 4] {
-        std::array::from_fn(|r| a[r] + b[r])
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Simd::add(self, a, b)
     }
     #[inline(always)]
-    fn to_f32(self, sums: [i32; 4]) -> [f32; 4] {
-        sums.map(|sum| sum as f32)
+    fn to_f32(self, sums: [f32; 4]) -> [f32; 4] {
+        sums
     }
     #[inline(always)]
     fn group(self, x: &[u8]) -> [u8; 4] {
@@ -56,10 +68,12 @@ impl Int8 for Portable {
     }
     #[inline(always)]
     fn expand(self, x: [u8; 16], group: [u8; 4]) -> [[u8; 16]; 2] {
-        [
-            std::array::from_fn(|i| expand(x[i] & 15, group[i / 4])),
-            std::array::from_fn(|i| expand(x[i] >> 4, group[i / 4])),
-        ]
+        let mut halves = [[0; 16]; 2];
+        for i in 0..16 {
+            halves[0][i] = expand(x[i] & 15, group[i / 4]);
+            halves[1][i] = expand(x[i] >> 4, group[i / 4]);
+        }
+        halves
     }
     #[inline(always)]
     fn store_codes(self, x: [f32; 4], out: &mut [i8]) {
