@@ -38,6 +38,17 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     s.scale_pow2(e, n)
 }
 
+/// `2^x` for `x` up to 127. `x = n + r`, `|r| <= 1 / 2`, then `2^n (1 + r q(r))`: 1 where `x` is 0.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // Below this the result is 0; within it 2^n stays in the range of `scale_pow2`.
+    let x = s.max(s.splat(-151.0), x);
+    let n = s.round(x);
+    let r = s.sub(x, n);
+    let e = polynomial(s, r, [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7]);
+    s.scale_pow2(e, n)
+}
+
 /// The error function: `x + x p(x^2)` below 1, `1 - e^-Q(|x|)` above, where `Q = -ln erfc`.
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
