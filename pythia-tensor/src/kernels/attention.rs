@@ -4,8 +4,32 @@
 //! `z`; a block rescales them by `e^(m_old - m_new)`. The blocks lie at fixed positions and every query's numbers stay
 //! in lanes of their own, so a query's result does not depend on how the prompt was split or on its neighbours.
 //!
-//! Keys are stored so that a vector holds one dimension of [`PANEL`] positions: scores then need no horizontal sum.
-//! Measured against keys stored row by row with a reduction per score, as the weights are: not yet (speed issue).
+//! Scores are kept in units of `log2(e)`: the queries are scaled by `log2(e) / sqrt(D)` as they are rotated, and the
+//! weights are `2^(score - m)`. `l` is a sum for each lane, added up at the end only.
+//!
+//! Up to eight queries go through a block together, [`score_block`] and [`mix_block`], as many rows of a tile of sums in
+//! registers. A group's first position is a multiple of its size, so that its diagonal lies in one block: scores are
+//! computed for the vectors of keys that the group's last query sees, and the tile's last few values go to fewer and fewer of
+//! its rows.
+//!
+//! Measured on a Zen 4 core (one 512-bit multiply-add and one 512-bit load a cycle), as a fraction of its peak in the same
+//! run, operations counted where a query sees the key:
+//!
+//! | 16 heads of 64, 512 tokens, one thread | fraction |
+//! |---|---|
+//! | keys `[position / 16][D][16]`, values row by row, 4 x 4 tiles, the diagonal's rows one by one | 0.60 |
+//! | a stream of blocks, 8 x 2 tiles, the diagonal in the tile | 0.59 |
+//! | the same, all rows of queries copied before the first is rotated | 0.75 |
+//! | the same, rows asked for ahead | 0.75 |
+//! | the same, scaled while copied; a tile reads eight rows instead of a transposed copy (this) | 0.77 |
+//! | blocks of 128 keys | 0.77 |
+//! | 64 queries a call | 0.78 |
+//!
+//! The rows of `qkv` lie pages apart: waiting for one after the other took a fifth of the time. Now the tiles take 83 %,
+//! at the peak; exponentials 3 %, maxima 2 %. With 2048 tokens: 0.84 for heads of 64, 0.88 for 128, 0.75 for 32.
+//!
+//! A single query is bound by reading the cache: 0.76 of the bandwidth when left to the hardware's prefetcher, 0.90 when asking
+//! 4 KB ahead, less when asking 12 KB ahead.
 
 mod key_values;
 mod tiles;
