@@ -36,8 +36,8 @@ mod tiles;
 
 use super::math;
 use super::rotary::Rotary;
-use crate::Mat;
-use crate::simd::{Simd, stamp};
+use crate::simd::{Product, Simd, Single, stamp, stamp_pairs};
+use crate::{Isa, Mat};
 pub use key_values::KeyValues;
 use key_values::{CacheAligned, padded};
 pub(crate) use key_values::{Head, HeadMut};
@@ -81,17 +81,69 @@ impl Default for Running {
     }
 }
 
+/// Attention of up to `QUERIES` queries, `[T, D]` not yet rotated, the first of which stands at position `start`.
+/// Calls `put(t, mix)` with each query's result, `[D]`.
+pub(crate) fn attend(
+    isa: Isa,
+    q: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+    put: &mut dyn FnMut(usize, &[f32]),
+) {
+    let attend = if head.numbers == 1 { attend_single } else { attend_pairs };
+    attend(isa, q, start, head, rotary, running, put);
+}
+
+/// The scores of one rotated query with the keys at `0..scores.len()`, scaled by `1 / sqrt(D)`.
+pub(crate) fn scores(isa: Isa, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
+    let score = if head.numbers == 1 { score_single } else { score_pairs };
+    score(isa, q, head, scores);
+}
+
+/// The mix of the values at `0..pattern.len()` with the weights of `pattern`, `[D]`.
+pub(crate) fn mix(isa: Isa, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
+    let mix = if head.numbers == 1 { mix_single } else { mix_pairs };
+    mix(isa, pattern, head, out);
+}
+
 stamp! {
-    /// Attention of up to `QUERIES` queries, `[T, D]` not yet rotated, the first of which stands at position `start`.
-    /// Calls `put(t, mix)` with each query's result, `[D]`.
-    pub(crate) fn attend(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_body;
     /// Asks for a row that will be needed soon. Rows of `qkv` and of the output lie pages apart, where no prefetcher of the
     /// hardware follows.
     pub(crate) fn ask_for(row: &[f32]) = ask_for_body;
-    /// The scores of one rotated query with the keys at `0..scores.len()`, scaled by `1 / sqrt(D)`.
-    pub(crate) fn scores(q: &[f32], head: Head<'_>, scores: &mut [f32]) = scores_body;
-    /// The mix of the values at `0..pattern.len()` with the weights of `pattern`, `[D]`.
-    pub(crate) fn mix(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_body;
+    fn attend_single(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_single_body;
+    fn score_single(q: &[f32], head: Head<'_>, scores: &mut [f32]) = score_single_body;
+    fn mix_single(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_single_body;
+}
+
+stamp_pairs! {
+    fn attend_pairs(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_body;
+    fn score_pairs(q: &[f32], head: Head<'_>, scores: &mut [f32]) = scores_body;
+    fn mix_pairs(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_body;
+}
+
+#[inline(always)]
+fn attend_single_body<S: Simd>(
+    s: S,
+    q: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+    put: &mut dyn FnMut(usize, &[f32]),
+) {
+    attend_body(s, Single, q, start, head, rotary, running, put);
+}
+
+#[inline(always)]
+fn score_single_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
+    scores_body(s, Single, q, head, scores);
+}
+
+#[inline(always)]
+fn mix_single_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
+    mix_body(s, Single, pattern, head, out);
 }
 
 /// How many of the queries from `position` to `end` are taken together: a power of two that divides their position, so that
@@ -105,8 +157,9 @@ fn group(position: usize, end: usize, most: usize) -> usize {
 }
 
 #[inline(always)]
-fn attend_body<S: Simd>(
+fn attend_body<S: Simd, P: Product<S>>(
     s: S,
+    product: P,
     q: Mat<'_>,
     start: usize,
     head: Head<'_>,
@@ -120,7 +173,7 @@ fn attend_body<S: Simd>(
         head.first().iter().step_by(16).for_each(|x| s.prefetch(x));
     }
     let most = if S::LANES == 16 { GROUP } else { GROUP / 2 };
-    running.begin(s, q, start, rotary);
+    running.begin(s, product, q, start, rotary);
     let end = start + queries;
     for block in 0..end.div_ceil(BLOCK) {
         // Queries before the block see nothing of it.
@@ -129,11 +182,11 @@ fn attend_body<S: Simd>(
             let n = group(position, end, most);
             let t = position - start;
             match (n, S::LANES) {
-                (8, _) => step::<S, 8, 2>(s, t, position, block, head, running),
-                (4, 16) => step::<S, 4, 4>(s, t, position, block, head, running),
-                (4, _) => step::<S, 4, 2>(s, t, position, block, head, running),
-                (2, _) => step::<S, 2, 4>(s, t, position, block, head, running),
-                _ => step::<S, 1, 4>(s, t, position, block, head, running),
+                (8, _) => step::<S, P, 8, 2>(s, product, t, position, block, head, running),
+                (4, 16) => step::<S, P, 4, 4>(s, product, t, position, block, head, running),
+                (4, _) => step::<S, P, 4, 2>(s, product, t, position, block, head, running),
+                (2, _) => step::<S, P, 2, 4>(s, product, t, position, block, head, running),
+                _ => step::<S, P, 1, 4>(s, product, t, position, block, head, running),
             }
             position += n;
         }
@@ -156,7 +209,14 @@ fn ask_for_body<S: Simd>(s: S, row: &[f32]) {
 impl Running {
     /// Rotates and scales the queries and forgets the earlier ones.
     #[inline(always)]
-    fn begin<S: Simd>(&mut self, s: S, queries: Mat<'_>, start: usize, rotary: &Rotary) {
+    fn begin<S: Simd, P: Product<S>>(
+        &mut self,
+        s: S,
+        product: P,
+        queries: Mat<'_>,
+        start: usize,
+        rotary: &Rotary,
+    ) {
         let (dim, width) = (queries.cols(), padded(queries.cols()));
         let scale = s.splat(std::f32::consts::LOG2_E / (dim as f32).sqrt());
         if self.z.get_mut().len() < QUERIES * width {
@@ -169,6 +229,7 @@ impl Running {
                 s.store(s.mul(s.load_part(row), scale), q);
             }
             rotary.rotate(&mut q[..dim], start + t);
+            product.pack(s, q);
         }
         self.z.get_mut()[..queries.rows() * width].fill(0.0);
         self.m = [f32::NEG_INFINITY; QUERIES];
@@ -178,23 +239,24 @@ impl Running {
 
 /// Takes the `R` queries from number `t` on, the first at `position`, through one block of keys, `N` vectors at a time.
 #[inline(always)]
-fn step<S: Simd, const R: usize, const N: usize>(
+fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
+    product: P,
     t: usize,
     position: usize,
     block: usize,
     head: Head<'_>,
     running: &mut Running,
 ) {
-    let (dim, width) = (head.dim, padded(head.dim));
-    let (keys, values) = head.block(block);
+    let width = padded(head.dim);
+    let ((keys, values), ahead) = (head.block(block), head.ahead(block));
     let before = position - block * BLOCK;
     // The last query sees the most keys.
     let seen = (before + R).min(BLOCK);
     let p = running.p.0.first_chunk_mut::<R>().expect("R <= GROUP");
     let q = running.q.get();
-    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..dim]);
-    score_block::<S, R, N>(s, q, keys, seen, head.ahead(block, 0), p);
+    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..keys.len()]);
+    score_block::<S, P, R, N>(s, product, q, keys, seen, ahead.0, p);
     let diagonal = before < BLOCK;
     let seen = seen.next_multiple_of(S::LANES);
     if diagonal {
@@ -205,10 +267,12 @@ fn step<S: Simd, const R: usize, const N: usize>(
     let m = running.m[t..].first_chunk_mut().expect("t + R <= QUERIES");
     let l = running.l[t..].first_chunk_mut().expect("t + R <= QUERIES");
     let rescale = soften::<S, R>(s, p, seen, m, l);
-    let common = if diagonal { before + 1 } else { BLOCK };
+    for p in p.iter_mut() {
+        product.pack(s, &mut p[..seen]);
+    }
+    let seen = if diagonal { Seen::diagonal::<S, P>(before + 1, R) } else { Seen::all::<S, P>(BLOCK) };
     let z = &mut running.z.get_mut()[t * width..];
-    let seen = Seen { common, triangle: diagonal };
-    mix_block::<S, R, N>(s, p, &rescale, values, seen, head.ahead(block, BLOCK * dim), z);
+    mix_block::<S, P, R, N>(s, product, p, &rescale, values, seen, ahead.1, z);
 }
 
 /// Turns each query's scores with the first `seen` keys into weights relative to the largest score so far, and gives the
@@ -247,25 +311,30 @@ fn soften<S: Simd, const R: usize>(
 }
 
 #[inline(always)]
-fn scores_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
+fn scores_body<S: Simd, P: Product<S>>(s: S, product: P, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
     let scale = 1.0 / (head.dim as f32).sqrt();
+    let mut lanes = vec![0.0; padded(q.len())];
+    lanes[..q.len()].copy_from_slice(q);
+    product.pack(s, &mut lanes);
     for (b, out) in scores.chunks_mut(BLOCK).enumerate() {
         let mut block = [[0.0; BLOCK]];
-        score_block::<S, 1, 4>(s, [q], head.block(b).0, out.len(), &[], &mut block);
+        let keys = head.block(b).0;
+        score_block::<S, P, 1, 4>(s, product, [&lanes[..keys.len()]], keys, out.len(), &[], &mut block);
         out.iter_mut().zip(block[0]).for_each(|(out, score)| *out = score * scale);
     }
 }
 
 #[inline(always)]
-fn mix_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
+fn mix_body<S: Simd, P: Product<S>>(s: S, product: P, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
     let mut z = vec![0.0; padded(head.dim)];
     // Positions after the last weight are left out: a later token's value may be infinite.
     let seen = pattern.iter().rposition(|&p| p != 0.0).map_or(0, |last| last + 1);
     for (b, weights) in pattern[..seen].chunks(BLOCK).enumerate() {
         let mut p = [[0.0; BLOCK]];
         p[0][..weights.len()].copy_from_slice(weights);
-        let seen = Seen { common: weights.len(), triangle: false };
-        mix_block::<S, 1, 4>(s, &p, &[1.0], head.block(b).1, seen, &[], &mut z);
+        product.pack(s, &mut p[0]);
+        let seen = Seen::all::<S, P>(weights.len());
+        mix_block::<S, P, 1, 4>(s, product, &p, &[1.0], head.block(b).1, seen, &[], &mut z);
     }
     out.copy_from_slice(&z[..head.dim]);
 }

@@ -11,10 +11,14 @@ mod avx2;
 mod avx512;
 mod isa;
 mod portable;
+mod product;
 
 pub use isa::Isa;
-pub(crate) use isa::{Which, stamp};
+pub(crate) use isa::{Which, stamp, stamp_pairs};
 pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use product::Pairs;
+pub(crate) use product::{Product, Single};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
