@@ -181,7 +181,6 @@ impl Model {
         let neurons = linear(&layer.dense_h_to_4h, &ws.ln2, gelu);
         let out = (MatMut::new(&mut ws.qkv, 3 * c), MatMut::new(&mut ws.neurons, n));
         ops::matmuls(crew, [(out.0, &[qkv]), (out.1, &[neurons])]);
-        self.append(crew, l, batch, &ws.qkv);
         self.attention(crew, l, batch, ws);
         let attn = linear(&layer.attention_dense, &ws.z, Then::Add);
         let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Add);
@@ -210,8 +209,8 @@ impl Model {
         for (part, point) in [At::Q, At::K, At::V].into_iter().enumerate() {
             self.tap_qkv(taps, at(point), part, &mut ws.qkv);
         }
-        self.append(crew, l, batch, &ws.qkv);
         if taps.wants(at(At::Scores)) || taps.wants(at(At::Pattern)) {
+            self.append(crew, l, batch, &ws.qkv);
             self.attention_step_by_step(crew, l, batch, ws, taps);
         } else {
             self.attention(crew, l, batch, ws);
@@ -262,14 +261,25 @@ impl Model {
         }
     }
 
-    /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence.
-    fn attention(&self, crew: &Crew<'_>, l: usize, batch: &[Sequence<'_>], ws: &mut Workspace) {
-        let c = self.config.hidden_size;
+    /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
+    fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
+        let (c, dim) = (self.config.hidden_size, self.config.head_dim());
+        if ws.blocks.len() > batch.len() + 1 {
+            self.append(crew, l, batch, &ws.qkv);
+            let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
+            return ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
+                let (sequence, start) = ws.block_of[block];
+                (&batch[sequence].cache.layers[l], start)
+            });
+        }
+        // A block each: one region does both.
+        let mut caches: Vec<_> = batch
+            .iter_mut()
+            .map(|sequence| (sequence.cache.len(), &mut *sequence.cache))
+            .map(|(start, cache)| (&mut cache.layers[l], start))
+            .collect();
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-        ops::attention(crew, out, qkv, &self.rotary, self.config.head_dim(), &ws.blocks, |block| {
-            let (sequence, start) = ws.block_of[block];
-            (&batch[sequence].cache.layers[l], start)
-        });
+        ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, &mut caches);
     }
 
     /// The same up to rounding, with the scores and the pattern open to taps.
