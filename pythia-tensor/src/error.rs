@@ -1,7 +1,7 @@
 //! What can be wrong with the bytes or the shape that a [`Tensor`](crate::Tensor) is built from, or with a
 //! request for threads or an instruction set.
 
-use crate::DType;
+use crate::{Bits, DType};
 
 /// An error of this crate. Kernels themselves never return one: a wrong shape there is a bug of the caller and panics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,32 @@ pub enum Error {
     Misaligned {
         /// The element type.
         dtype: DType,
+    },
+    /// The number of bytes is not what a quantised matrix of this shape takes.
+    #[error("{bits} {shape:?} needs {expected} bytes, found {found}")]
+    QuantizedLength {
+        /// The width of the codes.
+        bits: Bits,
+        /// `[N, K]`.
+        shape: [usize; 2],
+        /// Bytes that the shape needs.
+        expected: usize,
+        /// Bytes that are there.
+        found: usize,
+    },
+    /// The number of bytes of a quantised matrix overflows `usize`.
+    #[error("{bits} {shape:?} is too large to address")]
+    QuantizedOverflow {
+        /// The width of the codes.
+        bits: Bits,
+        /// `[N, K]`.
+        shape: [usize; 2],
+    },
+    /// The bytes of a quantised matrix do not start at a cache line.
+    #[error("{bits} data must start at a multiple of 64 bytes")]
+    QuantizedMisaligned {
+        /// The width of the codes.
+        bits: Bits,
     },
     /// The tensor holds another element type.
     #[error("expected {expected} elements, found {found}")]

@@ -30,6 +30,7 @@ mod error;
 mod kernels;
 pub mod ops;
 pub mod peak;
+mod quantized;
 pub mod simd;
 mod team;
 mod tensor;
@@ -38,6 +39,7 @@ mod tensor;
 pub mod reference {
     pub use crate::kernels::attention::attention_reference;
     pub use crate::kernels::matmul::matmul_reference;
+    pub use crate::kernels::quantized::quantized_matmul_reference;
     pub use crate::kernels::rotary::rotary_reference;
     pub use crate::kernels::rows::{
         gelu_reference, layer_norm_reference, log_sum_exp_reference, softmax_reference,
@@ -49,6 +51,7 @@ pub use error::Error;
 pub use kernels::attention::KeyValues;
 pub use kernels::rotary::Rotary;
 pub use kernels::rows::Gelu;
+pub use quantized::{Bits, Quantized};
 pub use simd::Isa;
 pub use team::{Crew, Mat, MatMut, Team, Tile, Tiles};
 pub use tensor::{SharedBytes, Tensor};

@@ -32,7 +32,20 @@ pub struct Tensor {
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-struct Lines(Vec<Line>);
+/// Owned bytes that start at a multiple of 64.
+pub(crate) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// At least `len` zeros.
+    pub(crate) fn new(len: usize) -> Self {
+        Self(vec![Line([0; 64]); len.div_ceil(64)])
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    }
+}
 
 impl AsRef<[u8]> for Lines {
     fn as_ref(&self) -> &[u8] {
@@ -84,9 +97,9 @@ impl Tensor {
         if bytes.len() != expected {
             return Err(Error::Length { dtype, shape: shape.to_vec(), expected, found: bytes.len() });
         }
-        let mut lines = vec![Line([0; 64]); expected.div_ceil(64)];
-        bytemuck::cast_slice_mut::<_, u8>(&mut lines)[..expected].copy_from_slice(bytes);
-        Ok(Self { dtype, shape: shape.to_vec(), bytes: Arc::new(Lines(lines)), range: 0..expected })
+        let mut lines = Lines::new(expected);
+        lines.bytes_mut(expected).copy_from_slice(bytes);
+        Ok(Self { dtype, shape: shape.to_vec(), bytes: Arc::new(lines), range: 0..expected })
     }
 
     /// A tensor over its own copy of `data`.

@@ -3,5 +3,6 @@
 pub(crate) mod attention;
 pub(crate) mod math;
 pub(crate) mod matmul;
+pub(crate) mod quantized;
 pub(crate) mod rotary;
 pub(crate) mod rows;

@@ -2,8 +2,9 @@
 
 use crate::dtype::with_element;
 use crate::kernels::matmul::{ROWS, Scratch, dot_products};
+use crate::kernels::quantized::quantized_products;
 use crate::kernels::rows::{Gelu, epilogue_row};
-use crate::{Crew, Element, Isa, Mat, MatMut, Tensor, Tile, Tiles};
+use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
 
 /// One linear layer: `a` is `[M, K]`, `weight` is `[N, K]` as on disk, `bias` is `[N]`.
@@ -24,6 +25,8 @@ pub struct Product<'a> {
 pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
+    /// int8 or int4 weights; activations rounded to int8, products summed as integers.
+    Quantized(&'a Quantized),
 }
 
 impl Weight<'_> {
@@ -31,6 +34,7 @@ impl Weight<'_> {
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::Exact(tensor) => tensor.shape(),
+            Self::Quantized(weight) => weight.shape(),
         }
     }
 }
@@ -102,14 +106,25 @@ fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
 }
 
 fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+    let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
+    let a = product.a.slice_rows(rows.clone());
     match product.weight {
-        Weight::Exact(w) => with_element!(w.dtype(), W => apply_as::<W>(isa, product, w, tile)),
+        Weight::Exact(w) => with_element!(w.dtype(), W => {
+            let weight: &[W] = &bytemuck::cast_slice(w.bytes())[cols.start * k..cols.end * k];
+            with_sums(isa, product, tile, |sums, scratch| dot_products(isa, a, weight, sums, scratch));
+        }),
+        Weight::Quantized(w) => with_sums(isa, product, tile, |sums, _| quantized_products(a, w, cols, sums)),
     }
 }
 
-fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, weight: &Tensor, tile: &mut Tile<'_>) {
-    let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
-    let weight: &[W] = &bytemuck::cast_slice(weight.bytes())[cols.start * k..cols.end * k];
+/// Has `compute` write `a · wᵀ` of a tile, and gives the tile what the product makes of it.
+fn with_sums(
+    isa: Isa,
+    product: &Product<'_>,
+    tile: &mut Tile<'_>,
+    compute: impl FnOnce(&mut [f32], &mut Scratch),
+) {
+    let (rows, cols) = (tile.rows(), tile.cols());
     let bias = product.bias.map(|b| &b[cols.clone()]);
     let (gelu, add) = match product.then {
         Then::Store => (None, false),
@@ -122,7 +137,7 @@ fn apply_as<W: Element>(isa: Isa, product: &Product<'_>, weight: &Tensor, tile: 
             sums.resize(len, 0.0);
         }
         let sums = &mut sums[..len];
-        dot_products(isa, product.a.slice_rows(rows.clone()), weight, sums, scratch);
+        compute(sums, scratch);
         for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
             epilogue_row(isa, sums, bias, gelu, add, tile.row_mut(row));
         }
