@@ -296,7 +296,6 @@ impl Model {
     /// A matrix in the model's precision.
     fn weight<'a>(&self, stored: &'a Tensor, quantized: Option<&'a Quantized>) -> Weight<'a> {
         match (self.precision, quantized) {
-            (Precision::Bf16, _) => Weight::Bf16(stored),
             (Precision::Int8 | Precision::Int4, Some(quantized)) => Weight::Quantized(quantized),
             _ => Weight::Exact(stored),
         }

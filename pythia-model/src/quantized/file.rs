@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! 0      8 bytes   "pythia q"
-//! 8      u64       LAYOUT, little-endian as all numbers
+//! 8      u32, u32  FORMAT and Quantized::LAYOUT, little-endian as all numbers
 //! 16     u64       n, the length of the header
 //! 24     u64       XXH3-64 of the header
-//! 32     n bytes   the header: JSON, see `Header`
-//! then   the matrices, each as `Quantized` has it in memory, at the next multiple of 4096
+//! 32     n bytes   the header: JSON, see `Header`, with spaces up to a multiple of 4096
+//! then   the matrices, end to end, each as `Quantized` has it in memory: a multiple of 64 bytes
 //! ```
 //!
 //! The file's time is set to the second that the header names, so that a file that was changed in place afterwards is
@@ -14,7 +14,7 @@
 
 use super::checksum::Checksum;
 use super::source::Source;
-use super::{Check, Progress, bits_of};
+use super::{Check, Progress, SMALL, bits_of};
 use crate::weights::shown;
 use crate::{Error, Precision, Result, Weights, disk};
 use pythia_tensor::{Bits, Crew, Quantized, SharedBytes};
@@ -29,9 +29,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"pythia q";
 
-/// The version of this format and of the bytes of [`Quantized`]. To be raised when either changes: a test holds the
-/// checksums of both.
-pub(super) const LAYOUT: u64 = 1;
+/// The version of this format, to be raised when it changes. The matrices' bytes have their own: [`Quantized::LAYOUT`].
+const FORMAT: u32 = 1;
 
 /// Bytes before the header.
 const PREFIX: usize = 32;
@@ -39,11 +38,12 @@ const PREFIX: usize = 32;
 /// The longest header that is read.
 const MAX_HEADER: usize = 16 << 20;
 
-/// Matrices start at multiples of a page, so that mapping gives them aligned.
-const ALIGN: usize = 4096;
+/// The first matrix starts at a page.
+const PAGE: usize = 4096;
 
-/// Files up to this many bytes are checked in full on opening.
-const SMALL: u64 = 64 << 20;
+/// Every matrix starts at a cache line.
+const LINE: usize = 64;
+
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
@@ -93,8 +93,8 @@ fn plan(weights: &Weights, precision: Precision) -> Result<Vec<Part>> {
         let too_large = || Error::Argument(format!("tensor `{name}`: too large to quantise"));
         let shape = <[usize; 2]>::try_from(matrix.shape()).map_err(|_| too_large())?;
         let length = Quantized::byte_len(bits, shape).map_err(|_| too_large())?;
-        let offset = end.checked_next_multiple_of(ALIGN).ok_or_else(too_large)?;
-        // A page more than it needs, so that every sum with a header fits, too.
+        let offset = end.checked_next_multiple_of(LINE).ok_or_else(too_large)?;
+        // So that every sum with a header fits, too.
         end = offset.checked_add(length).filter(|e| e.checked_add(2 * MAX_HEADER).is_some()).ok_or_else(too_large)?;
         let bits = if bits == Bits::Int8 { 8 } else { 4 };
         Ok(Part { name, bits, shape, offset, length, checksum: Checksum::blank(), sample: Checksum::blank() })
@@ -105,11 +105,6 @@ fn plan(weights: &Weights, precision: Precision) -> Result<Vec<Part>> {
 /// The bytes of all matrices together.
 pub(super) fn total(weights: &Weights, precision: Precision) -> Result<u64> {
     Ok(plan(weights, precision)?.iter().map(|part| part.length as u64).sum())
-}
-
-/// Where the matrices start, after a header of `n` bytes.
-fn data_start(n: usize) -> usize {
-    (PREFIX + n).next_multiple_of(ALIGN)
 }
 
 /// Quantises all matrices into a file, one after another, each by all threads. In memory there is one of them at a time.
@@ -134,15 +129,13 @@ pub(super) fn write(
     progress(Progress { done, total });
     disk::write_whole(path, |file| {
         // Checksums are equally long, so the header has its length before they are known.
-        let data = data_start(serde_json::to_vec(&header)?.len());
+        let data = front(&header)?.len();
+        file.seek(SeekFrom::Start(data as u64))?;
         for (part, (name, matrix)) in header.matrices.iter_mut().zip(weights.matrices()) {
             let bits = bits_of(precision, &name).map_err(io::Error::other)?;
             let quantized = Quantized::quantize(crew, matrix, bits);
             let bytes = quantized.bytes();
             (part.checksum, part.sample) = (Checksum::of(bytes), Checksum::of_sample(bytes));
-            let range = part.range(data);
-            // The gap before it reads as zeros.
-            file.seek(SeekFrom::Start(range.start as u64))?;
             file.write_all(bytes)?;
             done += bytes.len() as u64;
             progress(Progress { done, total });
@@ -157,9 +150,11 @@ pub(super) fn write(
 
 /// The file up to the matrices.
 fn front(header: &Header) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(header)?;
-    let numbers = [LAYOUT, json.len() as u64, xxh3_64(&json)].map(u64::to_le_bytes);
-    Ok([&MAGIC[..], numbers.as_flattened(), &json].concat())
+    let mut json = serde_json::to_vec(header)?;
+    json.resize((PREFIX + json.len()).next_multiple_of(PAGE) - PREFIX, b' ');
+    let versions = [FORMAT, Quantized::LAYOUT].map(u32::to_le_bytes);
+    let numbers = [json.len() as u64, xxh3_64(&json)].map(u64::to_le_bytes);
+    Ok([&MAGIC[..], versions.as_flattened(), numbers.as_flattened(), &json].concat())
 }
 
 /// Maps a file of quantised weights and checks it, as [`Check`] says.
@@ -191,7 +186,7 @@ pub(super) fn open(
         return Err(fail(format!("expected {last} bytes, found {length}: it is cut short or was added to")));
     }
     let touched = modified(&file) != Some(UNIX_EPOCH + Duration::from_secs(header.written));
-    let full = check == Check::Full || touched || length <= SMALL;
+    let full = check == Check::Full || touched || length <= SMALL as u64;
     for part in &header.matrices {
         check_part((*bytes).as_ref(), part, data, full).map_err(|m| Error::tensor(path, &part.name, m))?;
     }
@@ -217,9 +212,13 @@ fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
     if !bytes.starts_with(MAGIC) {
         return Err("this is not a file of quantised weights: it does not start as one".to_owned());
     }
-    let (layout, n, expected) = (number(8), number(16), number(24));
-    if layout != LAYOUT {
-        return Err(format!("it was written by another version: its layout is {layout}, expected {LAYOUT}"));
+    let (versions, n, expected) = (number(8), number(16), number(24));
+    let (format, layout) = (versions as u32, (versions >> 32) as u32);
+    if (format, layout) != (FORMAT, Quantized::LAYOUT) {
+        return Err(format!(
+            "it was written by another version: its layout is {format}.{layout}, expected {FORMAT}.{}",
+            Quantized::LAYOUT
+        ));
     }
     let json = usize::try_from(n).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| bytes.get(PREFIX..PREFIX + n));
     let Some(json) = json else {
@@ -230,7 +229,7 @@ fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
         return Err(format!("the header is damaged: its checksum is {found:016x}, expected {expected:016x}"));
     }
     let header = serde_json::from_slice(json).map_err(|e| format!("the header is not valid: {e}"))?;
-    Ok((header, data_start(json.len())))
+    Ok((header, PREFIX + json.len()))
 }
 
 /// Whether the matrices are those of the model, where they belong.

@@ -29,6 +29,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+/// What has no more bytes is looked at in full: it takes no time. (Tests have large files, too, which are less large.)
+const SMALL: usize = if cfg!(test) { 1 << 18 } else { 64 << 20 };
+
 /// How far quantising has come, in bytes of the quantised weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {

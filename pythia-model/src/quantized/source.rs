@@ -1,12 +1,10 @@
 //! [`Source`]: which weights a file was quantised from.
 
+use super::SMALL;
 use super::checksum::Checksum;
 use crate::{FileStamp, Weights};
 use serde::{Deserialize, Serialize};
 use std::time::UNIX_EPOCH;
-
-/// Bytes of all matrices up to which each byte is looked at.
-const SMALL: usize = 64 << 20;
 
 /// What identifies weights without reading gigabytes: their files' lengths and times, and a checksum of the matrices.
 /// The checksum is of all their bytes up to 64 MB together; above, of four pages of 4 KB of each matrix, about 400 in all.
