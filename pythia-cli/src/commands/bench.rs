@@ -54,9 +54,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     {
         ensure!(n > 0, "--{option} 0 measures nothing: ask for at least 1");
     }
-    let place = args.model.locate()?;
-    let model = place.model()?;
     let team = args.model.team()?;
+    let place = args.model.locate()?;
+    let model = args.model.model(&place, &team)?;
     let report = team.enter(|crew| measure(args, &model, crew))?;
     if args.model.json {
         return out.json(&report);

@@ -71,9 +71,10 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
              prompt as an argument, with --file or on stdin"
         );
     }
+    let team = args.model.team()?;
     let place = args.model.locate()?;
-    let (opened, name) = (place.open()?, place.name());
-    args.model.team()?.enter(|crew| {
+    let (opened, name) = (args.model.open(&place, &team)?, place.name());
+    team.enter(|crew| {
         let writer = Writer { opened: &opened, name: &name, crew, args };
         match input {
             Some(input) => writer.once(&input, &config, out),

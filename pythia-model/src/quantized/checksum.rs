@@ -41,7 +41,8 @@ impl Checksum {
         let mut hash = Xxh3::new();
         for i in 0..PAGES {
             // The pages between lie where pages of memory do.
-            let start = if i + 1 < PAGES { (last / (PAGES - 1) * i) & !(PAGE - 1) } else { bytes.len() - PAGE };
+            let start =
+                if i + 1 < PAGES { (last / (PAGES - 1) * i) & !(PAGE - 1) } else { bytes.len() - PAGE };
             hash.update(&bytes[start..start + PAGE]);
         }
         Self::new(hash.digest())

@@ -44,7 +44,6 @@ const PAGE: usize = 4096;
 /// Every matrix starts at a cache line.
 const LINE: usize = 64;
 
-
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     precision: String,
@@ -95,7 +94,10 @@ fn plan(weights: &Weights, precision: Precision) -> Result<Vec<Part>> {
         let length = Quantized::byte_len(bits, shape).map_err(|_| too_large())?;
         let offset = end.checked_next_multiple_of(LINE).ok_or_else(too_large)?;
         // So that every sum with a header fits, too.
-        end = offset.checked_add(length).filter(|e| e.checked_add(2 * MAX_HEADER).is_some()).ok_or_else(too_large)?;
+        end = offset
+            .checked_add(length)
+            .filter(|e| e.checked_add(2 * MAX_HEADER).is_some())
+            .ok_or_else(too_large)?;
         let bits = if bits == Bits::Int8 { 8 } else { 4 };
         Ok(Part { name, bits, shape, offset, length, checksum: Checksum::blank(), sample: Checksum::blank() })
     };
@@ -175,7 +177,10 @@ pub(super) fn open(
     let bytes: SharedBytes = Arc::new(disk::map(&file).map_err(|e| Error::io(path, e))?);
     let (header, data) = header((*bytes).as_ref()).map_err(fail)?;
     if header.precision != precision.name() {
-        return Err(fail(format!("expected weights in {precision}, found {}", header.precision.escape_debug())));
+        return Err(fail(format!(
+            "expected weights in {precision}, found {}",
+            header.precision.escape_debug()
+        )));
     }
     if let Some(difference) = header.source.difference(&Source::of(weights)) {
         return Err(fail(format!("it was made from other weights: {difference}")));
@@ -208,7 +213,8 @@ fn modified(file: &File) -> Option<SystemTime> {
 
 /// The header, and where the matrices start.
 fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
-    let number = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let number =
+        |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     if !bytes.starts_with(MAGIC) {
         return Err("this is not a file of quantised weights: it does not start as one".to_owned());
     }
@@ -220,7 +226,8 @@ fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
             Quantized::LAYOUT
         ));
     }
-    let json = usize::try_from(n).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| bytes.get(PREFIX..PREFIX + n));
+    let json =
+        usize::try_from(n).ok().filter(|&n| n <= MAX_HEADER).and_then(|n| bytes.get(PREFIX..PREFIX + n));
     let Some(json) = json else {
         return Err(format!("a header of {n} bytes does not fit: the file is damaged or cut short"));
     };

@@ -86,13 +86,12 @@ fn every_matrix_is_quantised_and_mapped_in_order() {
     let (model, _) = world.open(Precision::Int8, Check::Quick);
     let weights = model.weights();
     let layer = &weights.layers[0];
-    let linears = [&layer.query_key_value, &layer.attention_dense, &layer.dense_h_to_4h, &layer.dense_4h_to_h];
+    let linears =
+        [&layer.query_key_value, &layer.attention_dense, &layer.dense_h_to_4h, &layer.dense_4h_to_h];
     let quantized = linears.map(|linear| linear.quantized.as_ref().unwrap());
     let mut end = None;
-    for (q, (name, matrix)) in quantized
-        .into_iter()
-        .chain(&weights.embed_out_quantized)
-        .zip(weights.matrices().collect::<Vec<_>>())
+    for (q, (name, matrix)) in
+        quantized.into_iter().chain(&weights.embed_out_quantized).zip(weights.matrices().collect::<Vec<_>>())
     {
         assert_eq!((q.shape(), q.bits()), (matrix.shape(), Bits::Int8), "{name}");
         let at = q.bytes().as_ptr_range();
@@ -157,7 +156,8 @@ fn any_number_of_writers_at_once_leave_one_good_file() {
     let world = World::new(&LARGE_SIZE);
     let want = logits(&in_memory(world.model(), Precision::Int4));
     thread::scope(|scope| {
-        let both: Vec<_> = (0..4).map(|_| scope.spawn(|| world.open(Precision::Int4, Check::Quick))).collect();
+        let both: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| world.open(Precision::Int4, Check::Quick))).collect();
         for writer in both {
             let (model, kept) = writer.join().unwrap();
             assert!(kept.unusable.is_none() && kept.not_written.is_none(), "{kept:?}");
@@ -186,10 +186,8 @@ fn what_cannot_be_written_is_made_in_memory() {
     // Under a file; in place of a folder.
     fs::write(world.dir.path().join("file"), b"x").unwrap();
     fs::create_dir(world.dir.path().join("folder")).unwrap();
-    for (path, unusable, message) in [
-        ("file/model.quantized", true, "file: "),
-        ("folder", true, "folder: "),
-    ] {
+    for (path, unusable, message) in [("file/model.quantized", true, "file: "), ("folder", true, "folder: ")]
+    {
         world.path = world.dir.path().join(path);
         let (model, kept) = world.open(Precision::Int8, Check::Quick);
         let why = kept.not_written.unwrap().to_string();

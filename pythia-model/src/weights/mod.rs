@@ -122,7 +122,12 @@ impl LayerWeights {
     }
 
     fn linears_mut(&mut self) -> [&mut Linear; 4] {
-        [&mut self.query_key_value, &mut self.attention_dense, &mut self.dense_h_to_4h, &mut self.dense_4h_to_h]
+        [
+            &mut self.query_key_value,
+            &mut self.attention_dense,
+            &mut self.dense_h_to_4h,
+            &mut self.dense_4h_to_h,
+        ]
     }
 }
 

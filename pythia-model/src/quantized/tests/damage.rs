@@ -170,7 +170,11 @@ fn a_file_of_another_precision_is_not_taken() {
 fn a_header_that_lies_is_refused() {
     let world = World::written(&SMALL_SIZE);
     for (old, new, message) in [
-        ("\"bits\":8", "\"bits\":4", "`gpt_neox.layers.0.attention.query_key_value.weight`, 4 bits of [144, 48]"),
+        (
+            "\"bits\":8",
+            "\"bits\":4",
+            "`gpt_neox.layers.0.attention.query_key_value.weight`, 4 bits of [144, 48]",
+        ),
         ("layers.0", "layers.1", "the header has `gpt_neox.layers.1.attention.query_key_value.weight`"),
         ("[144,48]", "[144,84]", "8 bits of [144, 84], in"),
         ("\"offset\":0", "\"offset\":1", " bytes at 1, expected `"),
