@@ -1,5 +1,6 @@
 //! What this machine can do at best, measured: the limits that speeds are quoted against.
 
+use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{Simd, stamp};
 use crate::{Crew, MatMut, Tile, Tiles};
 use std::time::Instant;
@@ -20,6 +21,21 @@ pub fn fma_gflops(crew: &Crew<'_>) -> f64 {
     let lanes = lanes(isa);
     let flops = (2 * CHAINS * lanes * STEPS * threads) as f64;
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops)
+}
+
+/// The peak of products of bytes of the crew's threads together, in 10^9 operations a second: 8-bit multiplications and the
+/// additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI). The best of several runs
+/// of a few milliseconds.
+pub fn int8_gops(crew: &Crew<'_>) -> f64 {
+    const STEPS: usize = 1 << 21;
+    let (isa, threads) = (crew.isa(), crew.threads());
+    let mut out = vec![0.0; threads];
+    let work = |mut tile: Tile<'_>| {
+        let row = tile.rows().start;
+        tile.row_mut(row)[0] = dot(isa, STEPS);
+    };
+    let operations = (2 * 4 * CHAINS * lanes(isa) * STEPS * threads) as f64;
+    best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), operations)
 }
 
 /// The read bandwidth of the crew's threads together, in GB/s (10^9 bytes): sums over half a gigabyte, which no
@@ -67,6 +83,24 @@ fn multiply_add_body<S: Simd>(s: S, steps: usize) -> f32 {
         }
     }
     s.sum(chains.into_iter().fold(s.zero(), |a, b| s.add(a, b)))
+}
+
+stamp_int8! {
+    fn dot(steps: usize) -> f32 = dot_body;
+}
+
+#[inline(always)]
+fn dot_body<D: Int8>(d: D, steps: usize) -> f32 {
+    let weights = d.weights(d.load(std::hint::black_box(&[1; 64])));
+    let quad = d.quad(std::hint::black_box(0x0100_FF01));
+    let mut chains = [d.splat(0); CHAINS];
+    for _ in 0..steps {
+        for chain in &mut chains {
+            *chain = d.dot(*chain, weights, quad);
+        }
+    }
+    let s = d.f32s();
+    s.sum(d.to_f32(chains.into_iter().fold(d.splat(0), |a, b| d.add(a, b))))
 }
 
 #[inline(always)]

@@ -125,11 +125,12 @@ impl Quantized {
         let len = Self::byte_len(bits, [n, k]).unwrap_or_else(|e| panic!("{e}"));
         let mut lines = Lines::new(len);
         if len > 0 {
+            let isa = crew.isa();
             let panel = len / n.div_ceil(PANEL) / size_of::<f32>();
             let work = |mut tile: Tile<'_>| {
                 for p in tile.rows() {
                     let rows = weight.rows(p * PANEL..n.min((p + 1) * PANEL));
-                    fit::panel(bits, &rows.to_f32(), k, bytemuck::cast_slice_mut(tile.row_mut(p)));
+                    fit::panel(isa, bits, &rows.to_f32(), k, bytemuck::cast_slice_mut(tile.row_mut(p)));
                 }
             };
             let out = MatMut::new(bytemuck::cast_slice_mut(lines.bytes_mut(len)), panel);

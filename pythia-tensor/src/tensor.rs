@@ -33,12 +33,21 @@ pub struct Tensor {
 struct Line([u8; 64]);
 
 /// Owned bytes that start at a multiple of 64.
+#[derive(Default)]
 pub(crate) struct Lines(Vec<Line>);
 
 impl Lines {
     /// At least `len` zeros.
     pub(crate) fn new(len: usize) -> Self {
         Self(vec![Line([0; 64]); len.div_ceil(64)])
+    }
+
+    /// The first `len` bytes, which come into being as zeros.
+    pub(crate) fn at_least(&mut self, len: usize) -> &mut [u8] {
+        if self.0.len() < len.div_ceil(64) {
+            self.0.resize(len.div_ceil(64), Line([0; 64]));
+        }
+        self.bytes_mut(len)
     }
 
     /// The first `len` bytes.

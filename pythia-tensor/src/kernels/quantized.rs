@@ -1,29 +1,355 @@
-//! `a · wᵀ` with int8 or int4 weights and activations that are rounded to int8.
+//! `a · wᵀ` with int8 or int4 weights, and activations that are rounded to int8 in blocks of K.
 
 use crate::Mat;
-use crate::quantized::{BLOCK, Quantized};
+use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized, ZERO};
+use crate::simd::Simd;
+use crate::simd::int8::{Int8, stamp_int8};
+use crate::tensor::Lines;
 use std::ops::Range;
 
-/// The codes and the scale of up to [`BLOCK`] activations.
-fn quantize_activations(a: &[f32]) -> (Vec<i8>, f32) {
-    let top = a.iter().fold(0.0_f32, |top, x| x.abs().max(top));
-    let not_finite = a.iter().map(|x| x * 0.0).sum::<f32>();
-    let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
-    let codes = a.iter().map(|x| (x * inverse).round_ties_even() as i8).collect();
-    (codes, top / 127.0 + not_finite)
+/// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
+pub(crate) const COLS: usize = 64;
+
+/// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
+const HEADER: usize = 2;
+
+/// 32-bit words of `k` rounded activations.
+pub(crate) fn rounded_len(k: usize) -> usize {
+    k.div_ceil(BLOCK) * HEADER + k.next_multiple_of(GROUP) / 4
 }
 
-/// `out[m][n] = sum over k of a[m][k] * w[cols][k]`.
-pub(crate) fn quantized_products(a: Mat<'_>, w: &Quantized, cols: Range<usize>, out: &mut [f32]) {
+/// Rows of activations in codes, `[M]` times `[K / 256]` blocks of
+///
+/// ```text
+/// scale   f32: activation ~= scale * code
+/// start   i32: -128 times the sum of the codes, so that weights count from 0 and not from ZERO
+/// codes   [256] i8
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rounded<'a> {
+    words: &'a [f32],
+    k: usize,
+}
+
+impl<'a> Rounded<'a> {
+    /// What [`round_activations`] wrote for rows of `k`.
+    pub(crate) fn new(words: &'a [f32], k: usize) -> Self {
+        assert!(words.len().is_multiple_of(rounded_len(k)), "{} words in rows of {k}", words.len());
+        Self { words, k }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.words.len() / rounded_len(self.k)
+    }
+
+    /// The block at element `at` of row `m`, and of those after it.
+    #[inline(always)]
+    fn block(&self, m: usize, at: usize) -> &'a [f32] {
+        let row = rounded_len(self.k);
+        &self.words[m * row + at / BLOCK * (HEADER + BLOCK / 4)..(m + 1) * row]
+    }
+
+    pub(crate) fn slice_rows(self, rows: Range<usize>) -> Self {
+        let row = rounded_len(self.k);
+        Self { words: &self.words[rows.start * row..rows.end * row], ..self }
+    }
+}
+
+stamp_int8! {
+    /// Rounds a row of activations to codes; `out` has [`rounded_len`] words. A block with a number that is not finite
+    /// gets a scale that is not a number.
+    pub(crate) fn round_activations(a: &[f32], out: &mut [f32]) = round_body;
+
+    /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
+    /// `out` are a multiple of [`COLS`] long.
+    pub(crate) fn quantized_products(a: Rounded<'_>, w: &Quantized, cols: Range<usize>, out: &mut [f32], scratch: &mut Lines) = products_body;
+}
+
+#[inline(always)]
+fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
+    let s = d.f32s();
+    assert_eq!(out.len(), rounded_len(a.len()), "words of {} activations", a.len());
+    let mut rest = out;
+    for block in a.chunks(BLOCK) {
+        let (words, tail) = rest.split_at_mut(HEADER + block.len().next_multiple_of(GROUP) / 4);
+        rest = tail;
+        let (header, codes) = words.split_at_mut(HEADER);
+        let (mut top, mut not_finite) = (s.zero(), s.zero());
+        for x in block.chunks(D::LANES) {
+            let x = s.load_part(x);
+            top = s.max(s.abs(x), top);
+            not_finite = s.mul_add(x, s.zero(), not_finite);
+        }
+        let top = s.reduce_max(top);
+        let inverse = s.splat(if top > 0.0 { 127.0 / top } else { 0.0 });
+        let codes: &mut [i8] = bytemuck::cast_slice_mut(codes);
+        let mut total = s.zero();
+        for (i, codes) in codes.chunks_exact_mut(D::LANES).enumerate() {
+            let x = s.load_part(block.get(i * D::LANES..).unwrap_or_default());
+            let code = s.round(s.mul(x, inverse));
+            total = s.add(total, code);
+            d.store_codes(code, codes);
+        }
+        header[0] = top / 127.0 + s.sum(not_finite);
+        header[1] = f32::from_bits((-i32::from(ZERO) * s.sum(total) as i32) as u32);
+    }
+}
+
+/// Most rows of activations that a pass over a block of weights takes: 6 x 4 sums fill the registers of AVX-512 with
+/// room for what is multiplied; 4 x 2 those of AVX2, whose factors take two registers each.
+#[inline(always)]
+fn products_body<D: Int8>(
+    d: D,
+    a: Rounded<'_>,
+    w: &Quantized,
+    cols: Range<usize>,
+    out: &mut [f32],
+    scratch: &mut Lines,
+) {
+    let (panels, rows) = (cols.len().div_ceil(PANEL), a.rows());
+    let stride = cols.len().next_multiple_of(COLS);
+    assert!(a.k == w.shape()[1] && cols.start.is_multiple_of(PANEL), "{cols:?} of {w:?}");
+    assert_eq!(out.len(), rows * stride, "outputs");
+    let panel_bytes = w.panel_bytes();
+    let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
+    match (rows, D::LANES) {
+        (0, _) => {}
+        (1, 16) => one_row::<D, 1, 4>(d, a, w, bytes, out),
+        (1, 8) => one_row::<D, 2, 2>(d, a, w, bytes, out),
+        (1, _) => one_row::<D, 4, 1>(d, a, w, bytes, out),
+        (_, 16) => many_rows::<D, 1, 4>(d, a, w, bytes, out, scratch),
+        (_, 8) => many_rows::<D, 2, 1>(d, a, w, bytes, out, scratch),
+        (_, _) => many_rows::<D, 4, 1>(d, a, w, bytes, out, scratch),
+    }
+}
+
+/// One row: every panel is a stream of its own. `V` vectors make a line, `C` chains of sums run side by side.
+#[inline(always)]
+fn one_row<D: Int8, const V: usize, const C: usize>(
+    d: D,
+    a: Rounded<'_>,
+    w: &Quantized,
+    panels: &[u8],
+    out: &mut [f32],
+) {
+    let (s, k, bits) = (d.f32s(), a.k, w.bits());
+    for (panel, out) in panels.chunks_exact(w.panel_bytes()).zip(out.chunks_exact_mut(PANEL)) {
+        let mut totals = [s.zero(); V];
+        let mut rest = panel;
+        for at in (0..k).step_by(BLOCK) {
+            let words = a.block(0, at);
+            let len = BLOCK.min((k - at).next_multiple_of(GROUP));
+            let (block, tail) = rest.split_at(bits.header() + bits.codes(len));
+            rest = tail;
+            let mut sums = [[d.splat(0); V]; C];
+            sums[0] = [d.splat(words[1].to_bits() as i32); V];
+            let quads = &words[HEADER..][..len / 4];
+            let (header, codes) = block.split_at(bits.header());
+            match bits {
+                Bits::Int8 => dot_int8(d, &mut sums, codes, quads),
+                Bits::Int4 => dot_int4(d, &mut sums, &header[4 * PANEL..], codes, quads),
+            }
+            let scales: &[f32] = bytemuck::cast_slice(&header[..4 * PANEL]);
+            for v in 0..V {
+                let mut sum = sums[0][v];
+                for c in 1..C {
+                    sum = d.add(sum, sums[c][v]);
+                }
+                let scale = s.mul(s.load(&scales[v * D::LANES..]), s.splat(words[0]));
+                totals[v] = s.add(totals[v], s.mul(d.to_f32(sum), scale));
+            }
+        }
+        for v in 0..V {
+            s.store(totals[v], &mut out[v * D::LANES..]);
+        }
+    }
+}
+
+/// Adds a block's products of one panel and one row.
+#[inline(always)]
+fn dot_int8<D: Int8, const V: usize, const C: usize>(
+    d: D,
+    sums: &mut [[D::Sums; V]; C],
+    codes: &[u8],
+    quads: &[f32],
+) {
+    for (lines, quads) in codes.chunks_exact(C * 64).zip(quads.chunks_exact(C)) {
+        for c in 0..C {
+            let quad = d.quad(quads[c].to_bits() as i32);
+            for v in 0..V {
+                let w = d.weights(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
+                sums[c][v] = d.dot(sums[c][v], w, quad);
+            }
+        }
+    }
+}
+
+/// Lines of int4 codes in a group.
+const LINES: usize = GROUP / 8;
+
+/// The same of int4 codes.
+#[inline(always)]
+fn dot_int4<D: Int8, const V: usize, const C: usize>(
+    d: D,
+    sums: &mut [[D::Sums; V]; C],
+    groups: &[u8],
+    codes: &[u8],
+    quads: &[f32],
+) {
+    let groups = groups.chunks_exact(PANEL);
+    for ((lines, quads), group) in
+        codes.chunks_exact(64 * LINES).zip(quads.chunks_exact(2 * LINES)).zip(groups)
+    {
+        for v in 0..V {
+            let group = d.group(&group[v * D::LANES..]);
+            for i in 0..LINES {
+                let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
+                for (half, bytes) in bytes.into_iter().enumerate() {
+                    let step = 2 * i + half;
+                    let quad = d.quad(quads[step].to_bits() as i32);
+                    sums[step % C][v] = d.dot(sums[step % C][v], d.weights(bytes), quad);
+                }
+            }
+        }
+    }
+}
+
+/// Any number of rows: `P` panels of `V` vectors at a time, block by block, so that the block's weights are in the
+/// first-level cache for all passes over the rows.
+#[inline(always)]
+fn many_rows<D: Int8, const V: usize, const P: usize>(
+    d: D,
+    a: Rounded<'_>,
+    w: &Quantized,
+    panels: &[u8],
+    out: &mut [f32],
+    scratch: &mut Lines,
+) {
+    let (rows, stride) = (a.rows(), out.len() / a.rows());
+    let (bits, panel_bytes) = (w.bits(), w.panel_bytes());
+    let scratch = scratch.at_least(P * PANEL * BLOCK);
     out.fill(0.0);
-    for m in 0..a.rows() {
-        let out = &mut out[m * cols.len()..][..cols.len()];
-        for (b, block) in a.row(m).chunks(BLOCK).enumerate() {
-            let (codes, scale) = quantize_activations(block);
-            for (n, out) in cols.clone().zip(out.iter_mut()) {
-                let sum: i32 =
-                    codes.iter().enumerate().map(|(k, &a)| i32::from(a) * w.code(n, b * BLOCK + k)).sum();
-                *out += sum as f32 * (w.scale(n, b * BLOCK) * scale);
+    for (p, group) in panels.chunks(P * panel_bytes).enumerate() {
+        let count = group.len() / panel_bytes;
+        let mut start = 0;
+        for at in (0..a.k).step_by(BLOCK) {
+            let len = BLOCK.min((a.k - at).next_multiple_of(GROUP));
+            let (mut scales, mut codes): ([&[f32]; P], [&[u8]; P]) = ([&[]; P], [&[]; P]);
+            let size = bits.header() + bits.codes(len);
+            let mut ahead: [&[u8]; P] = [&[]; P];
+            for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK).enumerate() {
+                // Past the last panel, it is used again and its result dropped.
+                let block = &group[i.min(count - 1) * panel_bytes + start..][..size];
+                let (header, stored) = block.split_at(bits.header());
+                ahead[i] = &panels[((p * P + i) * panel_bytes + start + size).min(panels.len())..];
+                scales[i] = bytemuck::cast_slice(&header[..4 * PANEL]);
+                codes[i] = match bits {
+                    Bits::Int8 => stored,
+                    Bits::Int4 => {
+                        expand_block::<D, V>(d, &header[4 * PANEL..], stored, scratch);
+                        &scratch[..len * PANEL]
+                    }
+                };
+            }
+            start += size;
+            let (mut first, steps) = (0, bits.codes(len) / 64);
+            let passes = rows.div_ceil(6);
+            for pass in 0..passes {
+                let end = rows * (pass + 1) / passes;
+                let out = &mut out[first * stride + p * P * PANEL..];
+                let run = (a, at, first);
+                let lines = (pass..steps).step_by(passes).fold(0_u64, |lines, i| lines | 1 << i);
+                match end - first {
+                    1 => tile::<D, 1, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    2 => tile::<D, 2, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    3 => tile::<D, 3, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    4 => tile::<D, 4, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    5 => tile::<D, 5, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    _ => tile::<D, 6, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                }
+                first = end;
+            }
+        }
+    }
+}
+
+/// A panel's block of int4 weights as the bytes of int8.
+#[inline(always)]
+fn expand_block<D: Int8, const V: usize>(d: D, groups: &[u8], codes: &[u8], out: &mut [u8]) {
+    for g in 0..codes.len() / (64 * LINES) {
+        for v in 0..V {
+            let group = d.group(&groups[g * PANEL + v * D::LANES..]);
+            for i in 0..LINES {
+                let line = g * LINES + i;
+                let [low, high] = d.expand(d.load(&codes[line * 64 + v * 4 * D::LANES..]), group);
+                d.store(low, &mut out[2 * line * 64 + v * 4 * D::LANES..]);
+                d.store(high, &mut out[(2 * line + 1) * 64 + v * 4 * D::LANES..]);
+            }
+        }
+    }
+}
+
+/// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart.
+#[inline(always)]
+fn tile<D: Int8, const M: usize, const V: usize, const P: usize>(
+    d: D,
+    (a, at, first): (Rounded<'_>, usize, usize),
+    codes: [&[u8]; P],
+    scales: [&[f32]; P],
+    (ahead, lines): ([&[u8]; P], u64),
+    out: &mut [f32],
+    stride: usize,
+) {
+    let s = d.f32s();
+    let steps = codes[0].len() / 64;
+    // Arrays are filled in loops here: closures over vectors, as `from_fn` takes them, were not inlined.
+    let mut rows: [&[f32]; M] = [&[]; M];
+    let mut sums = [[[d.splat(0); V]; P]; M];
+    for m in 0..M {
+        rows[m] = &a.block(first + m, at)[..HEADER + steps];
+        sums[m] = [[d.splat(rows[m][1].to_bits() as i32); V]; P];
+    }
+    for p in 0..P {
+        assert_eq!(codes[p].len(), 64 * steps, "codes of a panel's block");
+    }
+    for step in 0..steps {
+        if lines >> step & 1 == 1 {
+            for p in 0..P {
+                ahead[p].get(step * 64).into_iter().for_each(|line| s.prefetch(line));
+            }
+        }
+        let mut w = [[d.weights(d.load(codes[0])); V]; P];
+        for p in 0..P {
+            for v in 0..V {
+                let at = step * 64 + v * 4 * D::LANES;
+                // SAFETY: `step` is below the lines of every panel, and `V * LANES` rows make a line.
+                w[p][v] = d.weights(d.load(unsafe { codes[p].get_unchecked(at..at + 4 * D::LANES) }));
+            }
+        }
+        for m in 0..M {
+            // SAFETY: every row has so many quads.
+            let quad = d.quad(unsafe { rows[m].get_unchecked(HEADER + step) }.to_bits() as i32);
+            for p in 0..P {
+                for v in 0..V {
+                    sums[m][p][v] = d.dot(sums[m][p][v], w[p][v], quad);
+                }
+            }
+        }
+    }
+    let mut scale = [[s.zero(); V]; P];
+    for p in 0..P {
+        for v in 0..V {
+            scale[p][v] = s.load(&scales[p][v * D::LANES..]);
+        }
+    }
+    for m in 0..M {
+        let out = &mut out[m * stride..][..P * PANEL];
+        let of_row = s.splat(rows[m][0]);
+        for p in 0..P {
+            for v in 0..V {
+                let out = &mut out[p * PANEL + v * D::LANES..][..D::LANES];
+                let term = s.mul(d.to_f32(sums[m][p][v]), s.mul(scale[p][v], of_row));
+                s.store(s.add(s.load(out), term), out);
             }
         }
     }
@@ -35,10 +361,11 @@ pub fn quantized_matmul_reference(a: Mat<'_>, w: &Quantized) -> Vec<f64> {
     for m in 0..a.rows() {
         for n in 0..w.shape()[0] {
             let blocks = a.row(m).chunks(BLOCK).enumerate().map(|(b, block)| {
-                let (codes, scale) = quantize_activations(block);
-                let terms =
-                    codes.iter().zip(b * BLOCK..).map(|(&a, k)| i64::from(a) * i64::from(w.code(n, k)));
-                terms.sum::<i64>() as f64 * f64::from(scale) * f64::from(w.scale(n, b * BLOCK))
+                let top = block.iter().fold(0.0_f32, |top, x| x.abs().max(top));
+                let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+                let codes = block.iter().map(|a| (a * inverse).round_ties_even() as i64);
+                let sum: i64 = codes.zip(b * BLOCK..).map(|(a, k)| a * i64::from(w.code(n, k))).sum();
+                sum as f64 * f64::from(top / 127.0) * f64::from(w.scale(n, b * BLOCK))
             });
             out.push(blocks.sum());
         }

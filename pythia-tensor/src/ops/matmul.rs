@@ -1,9 +1,11 @@
 //! Linear layers: `out = act(a · wᵀ + bias)`, one or several in a region.
 
+use super::quantized::{self, Activations};
 use crate::dtype::with_element;
 use crate::kernels::matmul::{ROWS, Scratch, dot_products};
 use crate::kernels::quantized::quantized_products;
 use crate::kernels::rows::{Gelu, epilogue_row};
+use crate::tensor::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
 
@@ -51,11 +53,12 @@ pub enum Then {
 }
 
 /// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
-/// work evenly. A multiple of every kernel's group of weight rows.
+/// work evenly. A multiple of every kernel's group of weight rows, and of a quantised weight's panels.
 const COLS: usize = 768;
 
 thread_local! {
-    static SCRATCH: RefCell<(Scratch, Vec<f32>)> = RefCell::default();
+    static SCRATCH: RefCell<(Scratch, Lines, Lines)> = RefCell::default();
+    static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
 /// Computes one linear layer into `out`, `[M, N]`.
@@ -84,16 +87,25 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             assert!(p.bias.is_none_or(|b| b.len() == n), "bias of {:?}", p.weight);
         }
     }
-    let isa = crew.isa();
-    let works = jobs.each_ref().map(|&(_, products)| {
-        move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, &mut tile))
+    ACTIVATIONS.with_borrow_mut(|activations| {
+        activations.round(crew, jobs.iter().flat_map(|(_, products)| *products));
+        let (isa, activations) = (crew.isa(), &*activations);
+        let works = jobs.each_ref().map(|&(_, products)| {
+            move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, activations, &mut tile))
+        });
+        let mut works = works.iter();
+        let mut tiles = jobs.map(|(out, products)| {
+            let (m, n) = (out.rows(), out.cols());
+            let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
+            let (rows, cols) = match products.iter().filter(quantized).count() {
+                0 => tile_size(m, n, crew.threads()),
+                count if count == products.len() => quantized::tile_size(m, n, crew.threads()),
+                _ => (ROWS, COLS),
+            };
+            Tiles::new(out, rows, cols, works.next().expect("one work per job"))
+        });
+        crew.run(&mut tiles);
     });
-    let mut works = works.iter();
-    let mut tiles = jobs.map(|(out, _)| {
-        let (rows, cols) = tile_size(out.rows(), out.cols(), crew.threads());
-        Tiles::new(out, rows, cols, works.next().expect("one work per job"))
-    });
-    crew.run(&mut tiles);
 }
 
 /// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
@@ -105,41 +117,34 @@ fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
     (rows, even.clamp(1, most).next_multiple_of(24))
 }
 
-fn apply(isa: Isa, product: &Product<'_>, tile: &mut Tile<'_>) {
+fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
     let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
-    let a = product.a.slice_rows(rows.clone());
-    match product.weight {
-        Weight::Exact(w) => with_element!(w.dtype(), W => {
-            let weight: &[W] = &bytemuck::cast_slice(w.bytes())[cols.start * k..cols.end * k];
-            with_sums(isa, product, tile, |sums, scratch| dot_products(isa, a, weight, sums, scratch));
-        }),
-        Weight::Quantized(w) => with_sums(isa, product, tile, |sums, _| quantized_products(a, w, cols, sums)),
-    }
-}
-
-/// Has `compute` write `a · wᵀ` of a tile, and gives the tile what the product makes of it.
-fn with_sums(
-    isa: Isa,
-    product: &Product<'_>,
-    tile: &mut Tile<'_>,
-    compute: impl FnOnce(&mut [f32], &mut Scratch),
-) {
-    let (rows, cols) = (tile.rows(), tile.cols());
-    let bias = product.bias.map(|b| &b[cols.clone()]);
-    let (gelu, add) = match product.then {
-        Then::Store => (None, false),
-        Then::Gelu(form) => (Some(form), false),
-        Then::Add => (None, true),
-    };
-    SCRATCH.with_borrow_mut(|(scratch, sums)| {
-        let len = rows.len() * cols.len();
-        if sums.len() < len {
-            sums.resize(len, 0.0);
+    SCRATCH.with_borrow_mut(|(scratch, expanded, sums)| {
+        // Quantised weights give sums for whole groups of columns.
+        let stride = match product.weight {
+            Weight::Exact(_) => cols.len(),
+            Weight::Quantized(_) => cols.len().next_multiple_of(crate::kernels::quantized::COLS),
+        };
+        let len = rows.len() * stride;
+        let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
+        match product.weight {
+            Weight::Exact(w) => with_element!(w.dtype(), W => {
+                let weight: &[W] = &bytemuck::cast_slice(w.bytes())[cols.start * k..cols.end * k];
+                dot_products(isa, product.a.slice_rows(rows.clone()), weight, sums, scratch);
+            }),
+            Weight::Quantized(w) => {
+                let a = activations.of(product.a).slice_rows(rows.clone());
+                quantized_products(isa, a, w, cols.clone(), sums, expanded);
+            }
         }
-        let sums = &mut sums[..len];
-        compute(sums, scratch);
-        for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
-            epilogue_row(isa, sums, bias, gelu, add, tile.row_mut(row));
+        let bias = product.bias.map(|b| &b[cols.clone()]);
+        let (gelu, add) = match product.then {
+            Then::Store => (None, false),
+            Then::Gelu(form) => (Some(form), false),
+            Then::Add => (None, true),
+        };
+        for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
+            epilogue_row(isa, &sums[..cols.len()], bias, gelu, add, tile.row_mut(row));
         }
     });
 }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod matmul;
+mod quantized;
 mod rows;
 
 pub use attention::{append, attention, attention_mix, attention_scores};

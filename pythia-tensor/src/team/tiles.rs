@@ -39,6 +39,11 @@ impl<'a> Mat<'a> {
         &self.data[r * self.stride..][..self.cols]
     }
 
+    /// What tells this matrix from every other that is borrowed at the same time.
+    pub(crate) fn key(&self) -> [usize; 4] {
+        [self.data.as_ptr().addr(), self.rows, self.cols, self.stride]
+    }
+
     /// The rows in `rows`, without copying.
     ///
     /// # Panics

@@ -1,0 +1,106 @@
+//! Eight rows with AVX2. Its product of bytes saturates, so both sides are widened to 16 bits.
+
+use super::Int8;
+use crate::simd::Avx2;
+#[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
+use std::arch::x86_64::*;
+
+/// Wraps intrinsics. SAFETY of every use in this file: `self` proves that the instructions exist, and a slice's
+/// length is checked before its pointer is read or written.
+macro_rules! intrinsics {
+    ($e:expr) => {{
+        #[allow(clippy::undocumented_unsafe_blocks, reason = "documented on the macro")]
+        unsafe {
+            $e
+        }
+    }};
+}
+
+impl Int8 for Avx2 {
+    type F32s = Self;
+    type Bytes = __m256i;
+    /// Elements 0 and 2 of each row, and elements 1 and 3, in 16 bits each.
+    type Weights = [__m256i; 2];
+    type Quad = [__m256i; 2];
+    type Sums = __m256i;
+    /// The step in 16 bits twice a row, and the offset in 8 bits four times a row.
+    type Group = [__m256i; 2];
+
+    #[inline(always)]
+    fn f32s(self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn load(self, x: &[u8]) -> __m256i {
+        let x = &x[..32];
+        intrinsics!(_mm256_loadu_si256(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn store(self, x: __m256i, out: &mut [u8]) {
+        let out = &mut out[..32];
+        intrinsics!(_mm256_storeu_si256(out.as_mut_ptr().cast(), x));
+    }
+    #[inline(always)]
+    fn weights(self, x: __m256i) -> [__m256i; 2] {
+        intrinsics!([_mm256_and_si256(x, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16::<8>(x)])
+    }
+    #[inline(always)]
+    fn quad(self, x: i32) -> [__m256i; 2] {
+        intrinsics!({
+            let x = _mm256_set1_epi32(x);
+            [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)]
+        })
+    }
+    #[inline(always)]
+    fn splat(self, x: i32) -> __m256i {
+        intrinsics!(_mm256_set1_epi32(x))
+    }
+    #[inline(always)]
+    fn dot(self, sums: __m256i, w: [__m256i; 2], a: [__m256i; 2]) -> __m256i {
+        intrinsics!({
+            let sums = _mm256_add_epi32(sums, _mm256_madd_epi16(w[0], a[0]));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(w[1], a[1]))
+        })
+    }
+    #[inline(always)]
+    fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        intrinsics!(_mm256_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn to_f32(self, sums: __m256i) -> __m256 {
+        intrinsics!(_mm256_cvtepi32_ps(sums))
+    }
+    #[inline(always)]
+    fn group(self, x: &[u8]) -> [__m256i; 2] {
+        let x = i64::from_le_bytes([x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]]);
+        intrinsics!({
+            let (first, four) = (_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm256_set1_epi32(0x0101_0101));
+            // Every byte of a row's 32 bits: the row's.
+            let of_row = _mm256_shuffle_epi8(_mm256_set1_epi64x(x), _mm256_mullo_epi32(first, four));
+            let step = _mm256_and_si256(of_row, _mm256_set1_epi16(15));
+            let zero = _mm256_and_si256(_mm256_srli_epi16::<4>(of_row), _mm256_set1_epi8(15));
+            [step, _mm256_sub_epi8(_mm256_set1_epi8(-128), _mm256_mullo_epi16(zero, step))]
+        })
+    }
+    #[inline(always)]
+    fn expand(self, x: __m256i, [step, offset]: [__m256i; 2]) -> [__m256i; 2] {
+        intrinsics!({
+            let half = _mm256_set1_epi8(15);
+            // A product of two nibbles fits a byte, so one of 16 bits is two of 8.
+            let [low, high] = [_mm256_and_si256(x, half), _mm256_and_si256(_mm256_srli_epi16::<4>(x), half)];
+            [
+                _mm256_add_epi8(_mm256_mullo_epi16(low, step), offset),
+                _mm256_add_epi8(_mm256_mullo_epi16(high, step), offset),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn store_codes(self, x: __m256, out: &mut [i8]) {
+        let out = &mut out[..8];
+        intrinsics!({
+            let x = _mm256_cvtps_epi32(x);
+            let x = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packs_epi16(x, x));
+        });
+    }
+}
