@@ -95,13 +95,12 @@ fn check_divergence(name: &str, allowed: impl Fn(Precision) -> f64) {
     });
 }
 
-/// Twice what was seen.
+/// Twice what was seen on 70m: 1.2e-4 nats for int8, 7.7e-3 for int4.
 fn allowed_divergence(precision: Precision) -> f64 {
     match precision {
         Precision::Exact => 0.0,
-        Precision::Bf16 => 1e-3,
-        Precision::Int8 => 1e-3,
-        Precision::Int4 => 1e-1,
+        Precision::Bf16 | Precision::Int8 => 2.5e-4,
+        Precision::Int4 => 1.6e-2,
     }
 }
 
