@@ -91,16 +91,23 @@ stamp_int8! {
 
 #[inline(always)]
 fn dot_body<D: Int8>(d: D, steps: usize) -> f32 {
-    let weights = d.weights(d.load(std::hint::black_box(&[1; 64])));
-    let quad = d.quad(std::hint::black_box(0x0100_FF01));
-    let mut chains = [d.splat(0); CHAINS];
+    let mut weights = [d.weights(d.load(&[0; 64])); CHAINS / 4];
+    for j in 0..CHAINS / 4 {
+        weights[j] = d.weights(d.load(&std::hint::black_box([j as u8; 64])));
+    }
+    let mut chains = [[d.splat(0); 4]; CHAINS / 4];
     for _ in 0..steps {
-        for chain in &mut chains {
-            *chain = d.dot(*chain, weights, quad);
+        // Others every time, as far as the compiler knows: products that it has seen it would not compute again.
+        let quads = std::hint::black_box([1, 2, 3, 4]);
+        for i in 0..4 {
+            let quad = d.quad(quads[i]);
+            for j in 0..CHAINS / 4 {
+                chains[j][i] = d.dot(chains[j][i], weights[j], quad);
+            }
         }
     }
     let s = d.f32s();
-    s.sum(d.to_f32(chains.into_iter().fold(d.splat(0), |a, b| d.add(a, b))))
+    s.sum(d.to_f32(chains.as_flattened().iter().fold(d.splat(0), |a, &b| d.add(a, b))))
 }
 
 #[inline(always)]

@@ -114,71 +114,92 @@ fn products_body<D: Int8>(
     let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
     match (rows, D::LANES) {
         (0, _) => {}
-        (1, 16) => one_row::<D, 1, 4>(d, a, w, bytes, out),
-        (1, 8) => one_row::<D, 2, 2>(d, a, w, bytes, out),
-        (1, _) => one_row::<D, 4, 1>(d, a, w, bytes, out),
+        (1, 16) => few_rows::<D, 1, 1, 4>(d, a, w, bytes, out),
+        (2, 16) => few_rows::<D, 2, 1, 4>(d, a, w, bytes, out),
+        (3, 16) => few_rows::<D, 3, 1, 2>(d, a, w, bytes, out),
+        (4, 16) => few_rows::<D, 4, 1, 2>(d, a, w, bytes, out),
+        // Expanding int4 weights where they are used pays for a few rows more.
+        (5, 16) if w.bits() == Bits::Int4 => few_rows::<D, 5, 1, 1>(d, a, w, bytes, out),
+        (6, 16) if w.bits() == Bits::Int4 => few_rows::<D, 6, 1, 1>(d, a, w, bytes, out),
+        (7, 16) if w.bits() == Bits::Int4 => few_rows::<D, 7, 1, 1>(d, a, w, bytes, out),
+        (8, 16) if w.bits() == Bits::Int4 => few_rows::<D, 8, 1, 1>(d, a, w, bytes, out),
+        (1, 8) => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
+        (2, 8) => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
+        (1, _) => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
         (_, 16) => many_rows::<D, 1, 4>(d, a, w, bytes, out, scratch),
         (_, 8) => many_rows::<D, 2, 1>(d, a, w, bytes, out, scratch),
         (_, _) => many_rows::<D, 4, 1>(d, a, w, bytes, out, scratch),
     }
 }
 
-/// One row: every panel is a stream of its own. `V` vectors make a line, `C` chains of sums run side by side.
+/// `M` rows: every panel is a stream of its own, read once. `V` vectors make a line, `C` chains of sums a row run side by
+/// side.
 #[inline(always)]
-fn one_row<D: Int8, const V: usize, const C: usize>(
+fn few_rows<D: Int8, const M: usize, const V: usize, const C: usize>(
     d: D,
     a: Rounded<'_>,
     w: &Quantized,
     panels: &[u8],
     out: &mut [f32],
 ) {
-    let (s, k, bits) = (d.f32s(), a.k, w.bits());
-    for (panel, out) in panels.chunks_exact(w.panel_bytes()).zip(out.chunks_exact_mut(PANEL)) {
-        let mut totals = [s.zero(); V];
+    let (s, k, bits, stride) = (d.f32s(), a.k, w.bits(), out.len() / M);
+    for (p, panel) in panels.chunks_exact(w.panel_bytes()).enumerate() {
+        let mut totals = [[s.zero(); V]; M];
         let mut rest = panel;
         for at in (0..k).step_by(BLOCK) {
-            let words = a.block(0, at);
             let len = BLOCK.min((k - at).next_multiple_of(GROUP));
             let (block, tail) = rest.split_at(bits.header() + bits.codes(len));
             rest = tail;
-            let mut sums = [[d.splat(0); V]; C];
-            sums[0] = [d.splat(words[1].to_bits() as i32); V];
-            let quads = &words[HEADER..][..len / 4];
             let (header, codes) = block.split_at(bits.header());
+            let mut rows: [&[f32]; M] = [&[]; M];
+            let mut sums = [[[d.splat(0); V]; C]; M];
+            for m in 0..M {
+                rows[m] = &a.block(m, at)[..HEADER + len / 4];
+                sums[m][0] = [d.splat(rows[m][1].to_bits() as i32); V];
+            }
             match bits {
-                Bits::Int8 => dot_int8(d, &mut sums, codes, quads),
-                Bits::Int4 => dot_int4(d, &mut sums, &header[4 * PANEL..], codes, quads),
+                Bits::Int8 => dot_int8(d, &mut sums, codes, &rows),
+                Bits::Int4 => dot_int4(d, &mut sums, &header[4 * PANEL..], codes, &rows),
             }
             let scales: &[f32] = bytemuck::cast_slice(&header[..4 * PANEL]);
-            for v in 0..V {
-                let mut sum = sums[0][v];
-                for c in 1..C {
-                    sum = d.add(sum, sums[c][v]);
+            for m in 0..M {
+                for v in 0..V {
+                    let mut sum = sums[m][0][v];
+                    for c in 1..C {
+                        sum = d.add(sum, sums[m][c][v]);
+                    }
+                    let scale = s.mul(s.load(&scales[v * D::LANES..]), s.splat(rows[m][0]));
+                    totals[m][v] = s.add(totals[m][v], s.mul(d.to_f32(sum), scale));
                 }
-                let scale = s.mul(s.load(&scales[v * D::LANES..]), s.splat(words[0]));
-                totals[v] = s.add(totals[v], s.mul(d.to_f32(sum), scale));
             }
         }
-        for v in 0..V {
-            s.store(totals[v], &mut out[v * D::LANES..]);
+        for m in 0..M {
+            for v in 0..V {
+                s.store(totals[m][v], &mut out[m * stride + p * PANEL + v * D::LANES..]);
+            }
         }
     }
 }
 
-/// Adds a block's products of one panel and one row.
+/// Adds a block's products of one panel.
 #[inline(always)]
-fn dot_int8<D: Int8, const V: usize, const C: usize>(
+fn dot_int8<D: Int8, const M: usize, const V: usize, const C: usize>(
     d: D,
-    sums: &mut [[D::Sums; V]; C],
+    sums: &mut [[[D::Sums; V]; C]; M],
     codes: &[u8],
-    quads: &[f32],
+    rows: &[&[f32]; M],
 ) {
-    for (lines, quads) in codes.chunks_exact(C * 64).zip(quads.chunks_exact(C)) {
+    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64), "quads of a row");
+    for i in 0..codes.len() / (C * 64) {
+        let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C);
         for c in 0..C {
-            let quad = d.quad(quads[c].to_bits() as i32);
             for v in 0..V {
                 let w = d.weights(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
-                sums[c][v] = d.dot(sums[c][v], w, quad);
+                for m in 0..M {
+                    // SAFETY: there is a quad for every line.
+                    let quad = d.quad(unsafe { rows[m].get_unchecked(at + c) }.to_bits() as i32);
+                    sums[m][c][v] = d.dot(sums[m][c][v], w, quad);
+                }
             }
         }
     }
@@ -189,25 +210,28 @@ const LINES: usize = GROUP / 8;
 
 /// The same of int4 codes.
 #[inline(always)]
-fn dot_int4<D: Int8, const V: usize, const C: usize>(
+fn dot_int4<D: Int8, const M: usize, const V: usize, const C: usize>(
     d: D,
-    sums: &mut [[D::Sums; V]; C],
+    sums: &mut [[[D::Sums; V]; C]; M],
     groups: &[u8],
     codes: &[u8],
-    quads: &[f32],
+    rows: &[&[f32]; M],
 ) {
-    let groups = groups.chunks_exact(PANEL);
-    for ((lines, quads), group) in
-        codes.chunks_exact(64 * LINES).zip(quads.chunks_exact(2 * LINES)).zip(groups)
-    {
+    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32), "quads of a row");
+    // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
+    for g in 0..codes.len() / (64 * LINES) {
+        let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
         for v in 0..V {
-            let group = d.group(&group[v * D::LANES..]);
+            let group = d.group(&groups[g * PANEL + v * D::LANES..]);
             for i in 0..LINES {
                 let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
-                for (half, bytes) in bytes.into_iter().enumerate() {
-                    let step = 2 * i + half;
-                    let quad = d.quad(quads[step].to_bits() as i32);
-                    sums[step % C][v] = d.dot(sums[step % C][v], d.weights(bytes), quad);
+                for half in 0..2 {
+                    let (w, step) = (d.weights(bytes[half]), 2 * i + half);
+                    for m in 0..M {
+                        // SAFETY: there are two quads for every line.
+                        let quad = d.quad(unsafe { rows[m].get_unchecked(at + step) }.to_bits() as i32);
+                        sums[m][step % C][v] = d.dot(sums[m][step % C][v], w, quad);
+                    }
                 }
             }
         }

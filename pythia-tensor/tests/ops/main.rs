@@ -8,5 +8,6 @@ mod attention;
 mod conversions;
 mod matmul;
 mod numbers;
+mod quantized;
 mod rows;
 mod shapes;
