@@ -61,9 +61,9 @@ impl Model {
     /// If the crew's instruction set does not have the precision.
     pub fn with_precision(mut self, crew: &Crew<'_>, precision: Precision) -> Result<Self> {
         precision.check(crew.isa())?;
-        let quantized = match precision {
-            Precision::Exact | Precision::Bf16 => Vec::new(),
-            _ => quantized::in_memory(&self.weights, precision, crew, &mut |_| {})?,
+        let quantized = match precision.bits() {
+            None => Vec::new(),
+            Some(bits) => quantized::in_memory(&self.weights, bits, crew, &mut |_| {})?,
         };
         self.weights.set_quantized(quantized);
         Ok(Self { precision, ..self })
@@ -82,7 +82,8 @@ impl Model {
         (path, check): (&Path, Check),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Self, Kept)> {
-        let (quantized, kept) = quantized::kept(path, &self.weights, precision, check, crew, progress)?;
+        let bits = quantized::bits_of(precision)?;
+        let (quantized, kept) = quantized::kept(path, &self.weights, bits, check, crew, progress)?;
         self.weights.set_quantized(quantized);
         Ok((Self { precision, ..self }, kept))
     }
@@ -95,6 +96,18 @@ impl Model {
     /// The arithmetic of the model's matrices.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The bytes of the matrices that each token is multiplied with, in the model's precision.
+    pub fn matrix_bytes(&self) -> usize {
+        let bytes = |(stored, quantized): (&Tensor, Option<&Quantized>)| match self.weight(stored, quantized)
+        {
+            Weight::Quantized(quantized) => quantized.bytes().len(),
+            Weight::Exact(stored) => stored.bytes().len(),
+        };
+        let layers = self.weights.layers.iter().flat_map(LayerWeights::linears);
+        let unembedding = (&self.weights.embed_out, self.weights.embed_out_quantized.as_ref());
+        layers.map(|linear| (&linear.weight, linear.quantized.as_ref())).chain([unembedding]).map(bytes).sum()
     }
 
     /// The model's weights.

@@ -141,22 +141,28 @@ fn quantising_holds_a_matrix_at_a_time_and_opening_copies_nothing() {
 fn decoding_allocates_nothing() {
     let _alone = alone();
     let dir = synthetic(Size::named("14m").unwrap());
-    let model = Model::open(&dir).unwrap();
-    for (threads, sequences) in [(1, 1), (1, 3), (1, 6), (2, 1), (2, 6)] {
+    let exact = Model::open(&dir).unwrap();
+    let int8 =
+        Team::new(2).unwrap().enter(|crew| exact.clone().with_precision(crew, Precision::Int8)).unwrap();
+    let cases = [(1, 1), (1, 3), (1, 6), (2, 1), (2, 6)];
+    for (model, (threads, sequences)) in
+        [&exact, &int8].into_iter().flat_map(|model| cases.map(|c| (model, c)))
+    {
         Team::new(threads).unwrap().enter(|crew| {
             let mut workspace = Workspace::new();
             let mut caches: Vec<_> = (0..sequences).map(|_| model.cache(300).unwrap()).collect();
             let prompt: Vec<u32> = (0..100).collect();
             let mut batch: Vec<Sequence<'_>> =
                 caches.iter_mut().map(|cache| Sequence::last(&prompt, cache)).collect();
-            decode(crew, &model, &mut batch, &mut workspace);
+            decode(crew, model, &mut batch, &mut workspace);
             for sequence in &mut batch {
                 (sequence.ids, sequence.logits) = (&[17], 0..1);
             }
-            (0..32).for_each(|_| decode(crew, &model, &mut batch, &mut workspace));
+            (0..32).for_each(|_| decode(crew, model, &mut batch, &mut workspace));
             for token in 0..100 {
-                let ((), bytes, allocations) = counted(|| decode(crew, &model, &mut batch, &mut workspace));
-                let case = format!("token {token}, {threads} threads, {sequences} sequences");
+                let ((), bytes, allocations) = counted(|| decode(crew, model, &mut batch, &mut workspace));
+                let precision = model.precision();
+                let case = format!("token {token}, {threads} threads, {sequences} sequences, {precision}");
                 assert_eq!(allocations, 0, "by the leader, {bytes} bytes in all: {case}");
                 // Another thread may come late to its first tile of some kind.
                 assert!(bytes < 1 << 18 && (threads > 1 || bytes == 0), "{bytes} bytes: {case}");

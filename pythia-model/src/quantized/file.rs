@@ -14,9 +14,9 @@
 
 use super::checksum::Checksum;
 use super::source::Source;
-use super::{Check, Progress, SMALL, bits_of};
+use super::{Check, Progress, SMALL};
 use crate::weights::shown;
-use crate::{Error, Precision, Result, Weights, disk};
+use crate::{Error, Result, Weights, disk};
 use pythia_tensor::{Bits, Crew, Quantized, SharedBytes};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -46,6 +46,7 @@ const LINE: usize = 64;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
+    /// `int8` or `int4`.
     precision: String,
     /// When it was written, in seconds since 1970.
     written: u64,
@@ -57,8 +58,6 @@ struct Header {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     name: String,
-    /// Of a weight: 8 or 4.
-    bits: u8,
     shape: [usize; 2],
     /// Where it starts, counted from the end of the header.
     offset: usize,
@@ -75,8 +74,8 @@ impl Part {
     }
 
     fn shown(&self) -> String {
-        let Self { name, bits, shape, offset, length, .. } = self;
-        format!("`{}`, {bits} bits of {shape:?}, in {length} bytes at {offset}", shown(name))
+        let Self { name, shape, offset, length, .. } = self;
+        format!("`{}` of {shape:?}, in {length} bytes at {offset}", shown(name))
     }
 
     fn range(&self, data: usize) -> Range<usize> {
@@ -85,10 +84,9 @@ impl Part {
 }
 
 /// Where the matrices of `weights` lie in their file, without checksums.
-fn plan(weights: &Weights, precision: Precision) -> Result<Vec<Part>> {
+fn plan(weights: &Weights, bits: Bits) -> Result<Vec<Part>> {
     let mut end = 0_usize;
     let place = |(name, matrix): (String, &pythia_tensor::Tensor)| {
-        let bits = bits_of(precision, &name)?;
         let too_large = || Error::Argument(format!("tensor `{name}`: too large to quantise"));
         let shape = <[usize; 2]>::try_from(matrix.shape()).map_err(|_| too_large())?;
         let length = Quantized::byte_len(bits, shape).map_err(|_| too_large())?;
@@ -98,15 +96,14 @@ fn plan(weights: &Weights, precision: Precision) -> Result<Vec<Part>> {
             .checked_add(length)
             .filter(|e| e.checked_add(2 * MAX_HEADER).is_some())
             .ok_or_else(too_large)?;
-        let bits = if bits == Bits::Int8 { 8 } else { 4 };
-        Ok(Part { name, bits, shape, offset, length, checksum: Checksum::blank(), sample: Checksum::blank() })
+        Ok(Part { name, shape, offset, length, checksum: Checksum::blank(), sample: Checksum::blank() })
     };
     weights.matrices().map(place).collect()
 }
 
 /// The bytes of all matrices together.
-pub(super) fn total(weights: &Weights, precision: Precision) -> Result<u64> {
-    Ok(plan(weights, precision)?.iter().map(|part| part.length as u64).sum())
+pub(super) fn total(weights: &Weights, bits: Bits) -> Result<u64> {
+    Ok(plan(weights, bits)?.iter().map(|part| part.length as u64).sum())
 }
 
 /// Quantises all matrices into a file, one after another, each by all threads. In memory there is one of them at a time.
@@ -116,25 +113,24 @@ pub(super) fn total(weights: &Weights, precision: Precision) -> Result<u64> {
 pub(super) fn write(
     path: &Path,
     weights: &Weights,
-    precision: Precision,
+    bits: Bits,
     crew: &Crew<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut header = Header {
-        precision: precision.name().to_owned(),
+        precision: bits.to_string(),
         written: since.as_secs(),
         source: Source::of(weights),
-        matrices: plan(weights, precision)?,
+        matrices: plan(weights, bits)?,
     };
-    let (mut done, total) = (0, total(weights, precision)?);
+    let (mut done, total) = (0, total(weights, bits)?);
     progress(Progress { done, total });
     disk::write_whole(path, |file| {
         // Checksums are equally long, so the header has its length before they are known.
         let data = front(&header)?.len();
         file.seek(SeekFrom::Start(data as u64))?;
-        for (part, (name, matrix)) in header.matrices.iter_mut().zip(weights.matrices()) {
-            let bits = bits_of(precision, &name).map_err(io::Error::other)?;
+        for (part, (_, matrix)) in header.matrices.iter_mut().zip(weights.matrices()) {
             let quantized = Quantized::quantize(crew, matrix, bits);
             let bytes = quantized.bytes();
             (part.checksum, part.sample) = (Checksum::of(bytes), Checksum::of_sample(bytes));
@@ -163,12 +159,7 @@ fn front(header: &Header) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// If it cannot be read, is damaged, or was made from other weights, in another precision or by another version.
-pub(super) fn open(
-    path: &Path,
-    weights: &Weights,
-    precision: Precision,
-    check: Check,
-) -> Result<Vec<Quantized>> {
+pub(super) fn open(path: &Path, weights: &Weights, bits: Bits, check: Check) -> Result<Vec<Quantized>> {
     let (file, length) = disk::open(path)?;
     let fail = |message: String| Error::file(path, message);
     if length < PREFIX as u64 {
@@ -176,16 +167,13 @@ pub(super) fn open(
     }
     let bytes: SharedBytes = Arc::new(disk::map(&file).map_err(|e| Error::io(path, e))?);
     let (header, data) = header((*bytes).as_ref()).map_err(fail)?;
-    if header.precision != precision.name() {
-        return Err(fail(format!(
-            "expected weights in {precision}, found {}",
-            header.precision.escape_debug()
-        )));
+    if header.precision != bits.to_string() {
+        return Err(fail(format!("expected weights in {bits}, found {}", header.precision.escape_debug())));
     }
     if let Some(difference) = header.source.difference(&Source::of(weights)) {
         return Err(fail(format!("it was made from other weights: {difference}")));
     }
-    check_places(&header.matrices, &plan(weights, precision)?).map_err(fail)?;
+    check_places(&header.matrices, &plan(weights, bits)?).map_err(fail)?;
     let last = header.matrices.last().map_or(data, |part| part.range(data).end);
     if length != last as u64 {
         return Err(fail(format!("expected {last} bytes, found {length}: it is cut short or was added to")));
@@ -200,7 +188,6 @@ pub(super) fn open(
         let _ = file.set_modified(UNIX_EPOCH + Duration::from_secs(header.written));
     }
     let matrix = |part: &Part| {
-        let bits = bits_of(precision, &part.name)?;
         Quantized::from_shared(bits, part.shape, bytes.clone(), part.range(data))
             .map_err(|e| Error::tensor(path, &part.name, e.to_string()))
     };
@@ -255,10 +242,8 @@ fn check_places(found: &[Part], expected: &[Part]) -> Result<(), String> {
 
 fn check_part(bytes: &[u8], part: &Part, data: usize, full: bool) -> Result<(), String> {
     let bytes = bytes.get(part.range(data)).unwrap_or_default();
-    let (found, expected) = match full {
-        true => (Checksum::of(bytes), &part.checksum),
-        false => (Checksum::of_sample(bytes), &part.sample),
-    };
+    let (found, expected) =
+        if full { (Checksum::of(bytes), &part.checksum) } else { (Checksum::of_sample(bytes), &part.sample) };
     if found == *expected {
         return Ok(());
     }

@@ -62,8 +62,11 @@ pub struct Kept {
     pub not_written: Option<Error>,
 }
 
-/// The bits of the weights of a matrix.
-fn bits_of(precision: Precision, _name: &str) -> Result<Bits> {
+/// The bits of the quantised weights of a precision.
+///
+/// # Errors
+/// If it has none.
+pub(crate) fn bits_of(precision: Precision) -> Result<Bits> {
     let message = || format!("precision `{precision}` has no quantised weights: ask for int8 or int4");
     precision.bits().ok_or_else(|| Error::Argument(message()))
 }
@@ -71,35 +74,35 @@ fn bits_of(precision: Precision, _name: &str) -> Result<Bits> {
 /// Quantises every matrix in memory, in the order of [`Weights::matrices`].
 pub(crate) fn in_memory(
     weights: &Weights,
-    precision: Precision,
+    bits: Bits,
     crew: &Crew<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Quantized>> {
-    let (mut done, total) = (0, file::total(weights, precision)?);
+    let (mut done, total) = (0, file::total(weights, bits)?);
     progress(Progress { done, total });
-    let quantize = |(name, matrix): (String, &Tensor)| {
-        let quantized = Quantized::quantize(crew, matrix, bits_of(precision, &name)?);
+    let quantize = |(_, matrix): (String, &Tensor)| {
+        let quantized = Quantized::quantize(crew, matrix, bits);
         done += quantized.bytes().len() as u64;
         progress(Progress { done, total });
-        Ok(quantized)
+        quantized
     };
-    weights.matrices().map(quantize).collect()
+    Ok(weights.matrices().map(quantize).collect())
 }
 
 /// Every matrix quantised, from the file `path`; if there is none, or none that can be used, it is written first, with
 /// the folders above it. If it cannot be written, the weights are quantised in memory.
 ///
 /// # Errors
-/// If `precision` is none that quantises.
+/// If the weights are too large for memory.
 pub(crate) fn kept(
     path: &Path,
     weights: &Weights,
-    precision: Precision,
+    bits: Bits,
     check: Check,
     crew: &Crew<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Vec<Quantized>, Kept)> {
-    let unusable = match file::open(path, weights, precision, check) {
+    let unusable = match file::open(path, weights, bits, check) {
         Ok(quantized) => return Ok((quantized, Kept::default())),
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
         Err(e) => Some(e),
@@ -107,13 +110,13 @@ pub(crate) fn kept(
     let mut write = || {
         let folder = path.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        file::write(path, weights, precision, crew, progress)?;
-        file::open(path, weights, precision, Check::Full)
+        file::write(path, weights, bits, crew, progress)?;
+        file::open(path, weights, bits, Check::Full)
     };
     match write() {
         Ok(quantized) => Ok((quantized, Kept { unusable, written: true, not_written: None })),
         Err(e) => {
-            let quantized = in_memory(weights, precision, crew, progress)?;
+            let quantized = in_memory(weights, bits, crew, progress)?;
             Ok((quantized, Kept { unusable, written: false, not_written: Some(e) }))
         }
     }

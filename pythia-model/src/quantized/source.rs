@@ -3,6 +3,7 @@
 use super::SMALL;
 use super::checksum::Checksum;
 use crate::{FileStamp, Weights};
+use pythia_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use std::time::UNIX_EPOCH;
 
@@ -38,11 +39,11 @@ impl Source {
     pub(super) fn of(weights: &Weights) -> Self {
         let small = weights.matrices().map(|(_, m)| m.bytes().len()).sum::<usize>() <= SMALL;
         let checksum = if small { Checksum::of } else { Checksum::of_sample };
-        let mut lines = String::new();
-        for (name, matrix) in weights.matrices() {
+        let line = |(name, matrix): (String, &Tensor)| {
             let (dtype, shape, checksum) = (matrix.dtype(), matrix.shape(), checksum(matrix.bytes()));
-            lines += &format!("{name} {dtype} {shape:?} {checksum}\n");
-        }
+            format!("{name} {dtype} {shape:?} {checksum}\n")
+        };
+        let lines = weights.matrices().map(line).collect::<Vec<_>>().concat();
         Self { files: weights.files.iter().map(File::of).collect(), content: Checksum::of(lines.as_bytes()) }
     }
 

@@ -117,7 +117,7 @@ impl Weights {
 
 impl LayerWeights {
     /// The matrices, in the order of [`LINEARS`].
-    fn linears(&self) -> [&Linear; 4] {
+    pub(crate) fn linears(&self) -> [&Linear; 4] {
         [&self.query_key_value, &self.attention_dense, &self.dense_h_to_4h, &self.dense_4h_to_h]
     }
 
