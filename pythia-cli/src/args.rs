@@ -1,9 +1,10 @@
 //! The command line: the commands and the options that they share.
 
-use crate::commands::{bench, next, run, score, synth, tokenize};
+use crate::commands::{bench, next, quantize, run, score, synth, tokenize};
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
+use pythia_model::Precision;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(tokenize::DetokenizeArgs),
     Bench(bench::Args),
+    Quantize(quantize::Args),
     Synth(synth::Args),
 }
 
@@ -55,9 +57,10 @@ pub(crate) struct ModelArgs {
     /// A checkpoint of a Hub model: step0 to step143000, a branch, a tag or a commit [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// The arithmetic: exact (f32 throughout), so far the only one
-    #[arg(long, default_value = "exact", value_parser = precision)]
-    precision: String,
+    /// The arithmetic: exact (f32 throughout), bf16, int8 or int4; the last two are quantised on first use, into
+    /// ~/.cache/pythia-cli
+    #[arg(long, value_name = "PRECISION", default_value_t)]
+    pub(crate) precision: Precision,
     /// Threads; 0 is one per core
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
     pub(crate) threads: u16,
@@ -73,14 +76,6 @@ impl ModelArgs {
     /// The same for another model.
     pub(crate) fn other(&self, model: &str, revision: Option<&str>) -> Self {
         Self { model: Some(model.to_owned()), revision: revision.map(str::to_owned), ..self.clone() }
-    }
-}
-
-fn precision(name: &str) -> Result<String, String> {
-    match name {
-        "exact" => Ok(name.to_owned()),
-        "bf16" | "int8" | "int4" => Err(format!("`{name}` is not there yet: use `exact`")),
-        _ => Err("expected `exact`".to_owned()),
     }
 }
 

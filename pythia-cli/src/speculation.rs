@@ -4,6 +4,7 @@ use crate::args::ModelArgs;
 use crate::model::Opened;
 use anyhow::{Context, Result};
 use pythia_model::Speculation;
+use pythia_tensor::Team;
 
 /// Where proposed tokens come from.
 #[derive(Debug, clap::Args)]
@@ -27,10 +28,14 @@ pub(crate) struct SpeculationArgs {
 
 impl SpeculationArgs {
     /// Opens the draft model, if there is to be one, as `model` is opened.
-    pub(crate) fn open_draft(&self, model: &ModelArgs) -> Result<Option<Opened>> {
+    pub(crate) fn open_draft(&self, model: &ModelArgs, team: &Team) -> Result<Option<Opened>> {
         let Some(draft) = &self.draft else { return Ok(None) };
-        let place = model.other(draft, self.draft_revision.as_deref()).locate();
-        place.and_then(|place| place.open()).map(Some).with_context(|| format!("--draft {draft}"))
+        let model = model.other(draft, self.draft_revision.as_deref());
+        model
+            .locate()
+            .and_then(|place| model.open(&place, team))
+            .map(Some)
+            .with_context(|| format!("--draft {draft}"))
     }
 
     /// What `model` is to be helped by; `draft` comes from [`SpeculationArgs::open_draft`].

@@ -259,12 +259,6 @@ fn a_folder_of_the_same_files_is_the_same_model() {
 
 #[test]
 fn wrong_command_lines_are_usage_errors() {
-    for precision in ["bf16", "int8", "int4"] {
-        usage(
-            &["run", "x", "--precision", precision],
-            &format!("`{precision}` is not there yet: use `exact`"),
-        );
-    }
     usage(&["run", "x", "--precision", "f64"], "exact");
     usage(&["run", "x", "--wrong"], "--wrong");
     usage(&["sing"], "sing");

@@ -82,11 +82,12 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
              prompt as an argument, with --file or on stdin"
         );
     }
+    let team = args.model.team()?;
     let place = args.model.locate()?;
-    let (opened, name) = (place.open()?, place.name());
-    let draft = args.speculation.open_draft(&args.model)?;
+    let (opened, name) = (args.model.open(&place, &team)?, place.name());
+    let draft = args.speculation.open_draft(&args.model, &team)?;
     let speculation = args.speculation.speculation(draft.as_ref(), &opened)?;
-    args.model.team()?.enter(|crew| {
+    team.enter(|crew| {
         let writer = Writer { opened: &opened, name: &name, crew, args };
         match input {
             Some(input) => writer.once(&input, &config, speculation, out),

@@ -56,6 +56,11 @@ impl KeyValues {
         (self.heads, self.dim)
     }
 
+    /// Whether they are in `bf16`.
+    pub fn is_bf16(&self) -> bool {
+        self.numbers == 2
+    }
+
     /// How many positions there is room for.
     pub fn capacity(&self) -> usize {
         self.blocks * BLOCK
