@@ -9,6 +9,7 @@ use crate::output::Out;
 use crate::style::Style;
 use anyhow::{Result, ensure};
 use measure::Case;
+use pythia_model::Model;
 use report::{Format, Report};
 use std::path::Path;
 
@@ -58,24 +59,40 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         (_, true) => Format::Markdown,
         _ => Format::Table(style),
     };
+    // What cannot be measured is told before anything is.
+    let models = args.models()?;
+    for (_, model) in &models {
+        args.cases().try_for_each(|case| case.check(model))?;
+    }
     let mut report = Report { format, out };
     report.machine(&team)?;
-    for name in names(args.model.model.as_deref()) {
-        let place = match name {
-            Some(name) => args.model.other(name, args.model.revision.as_deref()).locate()?,
-            None => args.model.locate()?,
-        };
-        let (name, model) = (name.map_or_else(|| place.name(), str::to_owned), place.model()?);
-        report.model(&name, &model)?;
+    for (name, model) in &models {
+        report.model(name, model)?;
         for case in args.cases() {
-            let measured = team.enter(|crew| measure::measure(case, &model, crew))?;
-            report.measured(&name, case, &measured)?;
+            let measured = team.enter(|crew| measure::measure(case, model, crew))?;
+            report.measured(name, case, &measured)?;
         }
     }
     Ok(())
 }
 
 impl Args {
+    /// The models that `-m` names, with what they are called: one if there is a folder of that name, else all between the
+    /// commas.
+    fn models(&self) -> Result<Vec<(String, Model)>> {
+        let open = |args: &ModelArgs, name: Option<&str>| {
+            let place = args.locate()?;
+            Ok((name.map_or_else(|| place.name(), str::to_owned), place.model()?))
+        };
+        match self.model.model.as_deref() {
+            Some(names) if !Path::new(names).is_dir() => {
+                let revision = self.model.revision.as_deref();
+                names.split(',').map(|name| open(&self.model.other(name, revision), Some(name))).collect()
+            }
+            one => Ok(vec![open(&self.model, one)?]),
+        }
+    }
+
     /// Every batch size with every prompt length.
     fn cases(&self) -> impl Iterator<Item = Case> {
         self.batch_sizes.iter().flat_map(|&batch_size| {
@@ -83,13 +100,5 @@ impl Args {
             let case = move |&prompt_tokens| Case { batch_size, prompt_tokens, new_tokens, repeats };
             self.prompt_tokens.iter().map(case)
         })
-    }
-}
-
-/// The models that `-m` names: one if there is a folder of that name, else all between the commas.
-fn names(models: Option<&str>) -> Vec<Option<&str>> {
-    match models {
-        Some(models) if !Path::new(models).is_dir() => models.split(',').map(Some).collect(),
-        one => vec![one],
     }
 }

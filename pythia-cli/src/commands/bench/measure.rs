@@ -43,6 +43,15 @@ pub(super) struct Speed {
     pub(super) bound: Bound,
 }
 
+impl Case {
+    /// Whether the model's context is long enough.
+    pub(super) fn check(self, model: &Model) -> Result<()> {
+        model.cache(self.prompt_tokens)?;
+        model.cache(BEFORE.saturating_add(self.new_tokens))?;
+        Ok(())
+    }
+}
+
 /// Measures a case.
 pub(super) fn measure(case: Case, model: &Model, crew: &Crew<'_>) -> Result<Measured> {
     let (config, mut workspace) = (model.config(), Workspace::new());
