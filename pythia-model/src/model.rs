@@ -112,6 +112,12 @@ impl Model {
         layers.map(|linear| (&linear.weight, linear.quantized.as_ref())).chain([unembedding]).map(bytes).sum()
     }
 
+    /// The bytes of the keys and values that each token leaves in a cache.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        let number = if self.cache_in_bf16.is_some() { 2 } else { 4 };
+        2 * number * self.config.hidden_size * self.config.num_hidden_layers
+    }
+
     /// The model's weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
