@@ -23,6 +23,25 @@ pub fn fma_gflops(crew: &Crew<'_>) -> f64 {
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops)
 }
 
+/// The peak of products of bf16 pairs of the crew's threads together, in GFLOP/s (`vdpbf16ps`, four operations a lane); `None`
+/// where the instruction set has none. The best of several runs of a few milliseconds.
+pub fn bf16_gflops(crew: &Crew<'_>) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if crew.isa().has_bf16() {
+        const STEPS: usize = 1 << 21;
+        let (isa, threads) = (crew.isa(), crew.threads());
+        let mut out = vec![0.0; threads];
+        let work = |mut tile: Tile<'_>| {
+            let row = tile.rows().start;
+            tile.row_mut(row)[0] = crate::simd::multiply_pairs::<CHAINS>(isa, STEPS);
+        };
+        let flops = (4 * CHAINS * lanes(isa) * STEPS * threads) as f64;
+        return Some(best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops));
+    }
+    let _ = crew;
+    None
+}
+
 /// The peak of products of bytes of the crew's threads together, in 10^9 operations a second: 8-bit multiplications and the
 /// additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI). The best of several runs
 /// of a few milliseconds.
@@ -39,9 +58,9 @@ pub fn int8_gops(crew: &Crew<'_>) -> f64 {
 }
 
 /// The read bandwidth of the crew's threads together, in GB/s (10^9 bytes): sums over half a gigabyte, which no
-/// cache of a core holds. The best of several passes.
+/// cache of a core holds, as four streams a thread. The best of several passes.
 pub fn read_gb_s(crew: &Crew<'_>) -> f64 {
-    const PIECE: usize = 1 << 18;
+    const PIECE: usize = 1 << 17;
     let isa = crew.isa();
     let data = vec![1.0_f32; 512 << 18];
     let mut out = vec![0.0; data.len() / PIECE];
@@ -119,10 +138,12 @@ fn dot_body<D: Int8>(d: D, steps: usize) -> f32 {
 
 #[inline(always)]
 fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let mut sums = [s.zero(); 8];
-    for x in x.chunks_exact(8 * S::LANES) {
+    const STREAMS: usize = 4;
+    let mut sums = [s.zero(); 2 * STREAMS];
+    let stream = x.len() / STREAMS;
+    for at in (0..stream).step_by(2 * S::LANES) {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = s.add(*sum, s.load(&x[i * S::LANES..]));
+            *sum = s.add(*sum, s.load(&x[i / 2 * stream + at + i % 2 * S::LANES..]));
         }
     }
     s.sum(sums.into_iter().fold(s.zero(), |a, b| s.add(a, b)))

@@ -1,4 +1,4 @@
-//! `a · wᵀ`: rows of activations times rows of weights, as the weights lie on disk.
+//! `a · wᵀ`: rows of activations times rows of weights, both as they lie in memory or on disk.
 //!
 //! Every output is a dot product over K, and is computed in one fixed order whatever the number of rows, so that a
 //! row's result does not depend on what else is in the batch:
@@ -9,59 +9,75 @@
 //!     their sum in the order of Simd::sum4 is added     (one f32 addition, to 0 at first)
 //! ```
 //!
-//! Up to four rows go through [`narrow`], which reads the weights once, straight from memory. More go through
-//! [`wide`]: a block of activations is packed so that the tile reads it in sequence, and each group of NR weight rows
-//! is widened once into the first-level cache and used for all rows of the block.
+//! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
+//! products with up to three rows of activations at a time stand in registers. A group is read from memory by its first
+//! tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
+//! they lie.
 //!
-//! Measured on a Granite Rapids core (two 512-bit multiply-adds a cycle, 2 MB of second-level cache) as the best of
-//! interleaved runs of `[512, 1024] x [1024..8192, 1024..4096]`, as a fraction of the same core's peak:
+//! How the rows of a group are chosen depends on what limits the work ([`Order`]). Many activations: neighbours,
+//! `COLUMNS` columns at a time. Few: rows far apart, so that each of the `N` is a long stream through memory.
 //!
-//! | variant | fraction |
+//! Measured on a Zen 4 core (one 512-bit multiply-add a cycle), as fractions of the same run's peak; the machine is
+//! shared and a difference below 0.02 means nothing:
+//!
+//! | 512 rows, `[1024..8192, 1024..8192]` | fraction |
 //! |---|---|
-//! | 4 x 6 tile, KC 512, sums scattered one by one, iterator-based packing | 0.47 |
-//! | the same with packing by index | 0.57 |
-//! | 3 x 8 tile (a row's eight sums are two vector additions), KC 512 | 0.62-0.69 |
-//! | KC 1024, 128 rows a block, 768 columns a tile (this) | 0.62-0.71 |
-//! | two or three groups of weight rows per packed panel | no gain |
+//! | 3 x 8 tile, both operands packed, weights widened to `f32` per 8 rows, KC 1024 | 0.86-0.90 |
+//! | 4 x 6 tile, the same | 0.84-0.88 |
+//! | 3 x 8, nothing packed, KC 2048 (this) | 0.87-0.92 |
+//! | the same with KC 512, 1024 | 0.67-0.84, 0.69-0.85 |
+//! | 6 x 4, activations packed | 0.87-0.91 |
 //!
-//! The tile alone, packed data at hand, runs at 0.80-0.83 there; 4 x 6 and 5 x 5 tiles reach 0.84 and 0.77. With one row,
-//! asking for the next group's rows ahead of time is worth 17 % of decoding speed.
+//! The tile alone, from the caches, runs at 0.96. One row of activations, as GB/s of one core that reads 26 at best:
+//!
+//! | 1 row, rows of 2 KB | GB/s |
+//! |---|---|
+//! | 8 neighbouring rows, the hardware's prefetcher alone | 11.5 |
+//! | the same, asking for the next 8 rows: into L2, into L1 | 18.5, 12.5 |
+//! | 8 rows far apart, asking 1 KB ahead into L2 | 23 |
+//! | 4 rows far apart, the same (this) | 26 |
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+
+use super::rows::{Epilogue, epilogue};
 use crate::simd::{Simd, stamp};
-use crate::{Element, Mat};
+use crate::{Element, Mat, Tile};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use bf16::{linear_bf16, round_row};
+use bytemuck::Zeroable;
+use std::marker::PhantomData;
+use std::ops::Range;
 
-/// Elements of K per block. Each output pays one reduction per block; a packed block of activations
-/// (`ROWS x KC`) must stay in the second-level cache.
-const KC: usize = 1024;
+/// Elements of K per block. Each output pays one reduction per block; three rows of activations and a group of weight
+/// rows of one block pass through the first-level cache together.
+const KC: usize = 2048;
 
-/// Rows of activations that one call of the kernel takes at most.
-pub(crate) const ROWS: usize = 128;
+/// Rows of activations that one call of the kernel takes at most: a block of them stays in the second-level cache.
+pub(crate) const ROWS: usize = 126;
 
-/// The kernel's working memory, one per thread.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    /// A block of activations, `[rows / MR][KC / LANES][MR][LANES]`.
-    a: Vec<Line>,
-    /// A group of widened weight rows, `[KC / LANES][NR][LANES]`.
-    w: Vec<Line>,
-}
+/// Columns of the output that are finished together: whole cache lines, and a multiple of every group of weight rows.
+pub(crate) const COLUMNS: usize = 16;
 
-/// Sixteen numbers at a cache line's start, so that no vector straddles two.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Up to so many rows of activations, reading the weights is what takes the time.
+pub(crate) const FEW: usize = 16;
 
-fn at_least(lines: &mut Vec<Line>, len: usize) -> &mut [f32] {
-    let needed = len.div_ceil(16);
-    if lines.len() < needed {
-        lines.resize(needed, Line([0.0; 16]));
-    }
-    &mut bytemuck::cast_slice_mut(lines)[..len]
+/// Room for the sums of a block of columns.
+const SUMS: usize = 4096;
+
+/// Elements of K that are asked for at a time, and how far ahead in a stream: 1 KB of f16.
+const AHEAD: usize = 128;
+const FAR: usize = 512;
+
+/// Columns of a tile with few rows `m` at most.
+pub(crate) const fn few_columns(m: usize) -> usize {
+    SUMS / m
 }
 
 stamp! {
-    /// `out[m][n] = sum over k of a[m][k] * w[n][k]`; `w` is `[N, K]`, `out` is `[M, N]`, `M <= ROWS`.
-    pub(crate) fn dot_products[W: Element](a: Mat<'_>, w: &[W], out: &mut [f32], scratch: &mut Scratch) = dot_products_body;
+    /// One tile of `out = epilogue(a · wᵀ)`: `a` is `[M, K]`, `w` is all of `[N, K]`; the tile says which rows and columns.
+    /// It has at most `ROWS` rows.
+    pub(crate) fn linear[W: Element](a: Mat<'_>, w: &[W], then: Epilogue<'_>, out: &mut Tile<'_>) = linear_body;
 }
 
 /// The plain twin of the kernel: the same sums in `f64`, in order.
@@ -73,214 +89,292 @@ pub fn matmul_reference<W: Element>(a: Mat<'_>, w: &[W]) -> Vec<f64> {
     rows.flat_map(|a| w.chunks(a.len()).map(move |w| dot(a, w))).collect()
 }
 
-#[inline(always)]
-fn dot_products_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], out: &mut [f32], scratch: &mut Scratch) {
-    assert!(a.rows() <= ROWS && w.len().is_multiple_of(a.cols()), "{a:?} times {} weights", w.len());
-    assert_eq!(out.len(), a.rows() * (w.len() / a.cols()), "outputs");
-    out.fill(0.0);
-    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
-    match (a.rows(), S::LANES) {
-        (0, _) => {}
-        (1, _) => narrow::<S, W, 1, 8>(s, a, w, out),
-        (2, 16) => narrow::<S, W, 2, 8>(s, a, w, out),
-        (3, 16) => narrow::<S, W, 3, 8>(s, a, w, out),
-        (2, _) => narrow::<S, W, 2, 4>(s, a, w, out),
-        (3, _) => narrow::<S, W, 3, 4>(s, a, w, out),
-        (4, _) => narrow::<S, W, 4, 4>(s, a, w, out),
-        (_, 16) => wide::<S, W, 3, 8>(s, a, w, out, scratch),
-        (_, _) => wide::<S, W, 3, 4>(s, a, w, out, scratch),
-    }
+/// How weights are multiplied with activations: what they are in memory, and in a vector.
+trait Dot<S: Simd>: Copy {
+    /// An activation in memory.
+    type A: Zeroable + Copy;
+    /// A weight in memory.
+    type W: Element;
+    /// A weight as it is multiplied.
+    type Ready: Element;
+    /// Where weights are made ready.
+    type Memory;
+    /// A vector of `STEP` activations or weights.
+    type V: Copy;
+    const STEP: usize;
+
+    /// Room to make a group of weights ready.
+    fn memory() -> Self::Memory;
+
+    /// The group's first `len` weights of each of `N` rows, ready.
+    fn ready<'w, const N: usize>(
+        self,
+        s: S,
+        group: Group<'w, Self::W>,
+        len: usize,
+        memory: &'w mut Self::Memory,
+    ) -> Group<'w, Self::Ready>;
+
+    /// A vector of the first `STEP` activations.
+    fn activations(self, s: S, x: &[Self::A]) -> Self::V;
+    /// A vector of the first `STEP` weights.
+    fn weights(self, s: S, x: &[Self::Ready]) -> Self::V;
+    /// `sum + a * w`.
+    fn mul_add(self, s: S, a: Self::V, w: Self::V, sum: S::F32) -> S::F32;
 }
 
-/// Adds the sums of `M x N` vectors, `N` a multiple of four, to rows of `out` that are `stride` apart.
-#[inline(always)]
-fn add_sums<S: Simd, const M: usize, const N: usize>(
-    s: S,
-    acc: &[[S::F32; N]; M],
-    out: &mut [f32],
+/// Rows of weights that lie `stride` apart.
+#[derive(Clone, Copy)]
+struct Group<'w, W> {
+    rows: &'w [W],
     stride: usize,
-) {
-    for i in 0..M {
-        for j in (0..N).step_by(4) {
-            let sums = s.sum4([acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]]);
-            out[i * stride + j..][..4].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-        }
-    }
+    /// Elements from a weight to the one to ask memory for while it is used, if memory is where they come from.
+    ahead: Option<usize>,
 }
 
-/// Calls `add(part of out, stride)` for the `M x N` outputs at `at`, through a copy where the matrix ends earlier.
-#[inline(always)]
-fn at_edge<const M: usize, const N: usize>(
-    out: &mut [f32],
-    (rows, cols): (usize, usize),
-    at: (usize, usize),
-    add: impl FnOnce(&mut [f32], usize),
-) {
-    let mut copy = [[0.0; N]; M];
-    let whole = at.0 + M <= rows && at.1 + N <= cols;
-    let (part, stride) =
-        if whole { (&mut out[at.0 * cols + at.1..], cols) } else { (copy.as_flattened_mut(), N) };
-    add(part, stride);
-    if !whole {
-        for (row, sums) in out[at.0 * cols..].chunks_mut(cols).zip(&copy) {
-            row[at.1..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-        }
-    }
-}
-
-/// `M` rows of activations against `N` rows of weights at a time, both read in place.
-#[inline(always)]
-fn narrow<S: Simd, W: Element, const M: usize, const N: usize>(s: S, a: Mat<'_>, w: &[W], out: &mut [f32]) {
-    let k = a.cols();
-    let n = w.len() / k;
-    let a: [&[f32]; M] = std::array::from_fn(|i| a.row(i));
-    for n0 in (0..n).step_by(N) {
-        let ahead = w.get((n0 + N) * k..).unwrap_or_default();
-        // Past the last row of weights, it is used again and its result dropped.
-        let w: [&[W]; N] = std::array::from_fn(|j| &w[(n0 + j).min(n - 1) * k..][..k]);
-        for k0 in (0..k).step_by(KC) {
-            let end = k.min(k0 + KC);
-            let whole = k0 + (end - k0) / S::LANES * S::LANES;
-            let mut acc = [[s.zero(); N]; M];
-            let mut at = k0;
-            while at < whole {
-                let mut x = [s.zero(); M];
-                for i in 0..M {
-                    // SAFETY: `at + LANES <= whole <= k`, the length of every row.
-                    x[i] = s.load(unsafe { a[i].get_unchecked(at..at + S::LANES) });
-                }
-                // Rows are too short for the hardware's prefetcher to get up to speed: ask for the next group's.
-                if (at * size_of::<W>()).is_multiple_of(64) {
-                    for j in 0..N {
-                        ahead.get(j * k + at).into_iter().for_each(|w| s.prefetch(w));
-                    }
-                }
-                for j in 0..N {
-                    // SAFETY: as above.
-                    let w = W::load(s, unsafe { w[j].get_unchecked(at..at + S::LANES) });
-                    for i in 0..M {
-                        acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
-                    }
-                }
-                at += S::LANES;
+impl<W> Group<'_, W> {
+    /// Asks for what comes after the columns `part` of `n` rows.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, n: usize, part: Range<usize>) {
+        let Some(ahead) = self.ahead else { return };
+        for j in 0..n {
+            for k in part.clone().step_by(64 / size_of::<W>()) {
+                self.rows.get(j * self.stride + k + ahead).into_iter().for_each(|w| s.prefetch(w));
             }
-            if whole < end {
-                for j in 0..N {
-                    let w = W::load_part(s, &w[j][whole..end]);
-                    for i in 0..M {
-                        acc[i][j] = s.mul_add(s.load_part(&a[i][whole..end]), w, acc[i][j]);
-                    }
-                }
-            }
-            at_edge::<M, N>(out, (M, n), (0, n0), |out, stride| add_sums(s, &acc, out, stride));
         }
     }
 }
 
-/// Any number of rows, through packed copies.
+/// Weights widened to `f32` as they are used, multiplied in `f32`.
+struct Exact<W>(PhantomData<W>);
+
+impl<W> Clone for Exact<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<W> Copy for Exact<W> {}
+
+impl<S: Simd, W: Element> Dot<S> for Exact<W> {
+    type A = f32;
+    type W = W;
+    type Ready = W;
+    type Memory = ();
+    type V = S::F32;
+    const STEP: usize = S::LANES;
+
+    fn memory() {}
+
+    #[inline(always)]
+    fn ready<'w, const N: usize>(self, _: S, group: Group<'w, W>, _: usize, (): &'w mut ()) -> Group<'w, W> {
+        group
+    }
+    #[inline(always)]
+    fn activations(self, s: S, x: &[f32]) -> S::F32 {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn weights(self, s: S, x: &[W]) -> S::F32 {
+        W::load(s, x)
+    }
+    #[inline(always)]
+    fn mul_add(self, s: S, a: S::F32, w: S::F32, sum: S::F32) -> S::F32 {
+        s.mul_add(a, w, sum)
+    }
+}
+
+/// As many elements as the longest vector has, the first of them `x`, the others zero.
 #[inline(always)]
-fn wide<S: Simd, W: Element, const MR: usize, const NR: usize>(
+fn padded<T: Zeroable + Copy>(x: &[T]) -> [T; 32] {
+    let mut out = [T::zeroed(); 32];
+    out[..x.len()].copy_from_slice(x);
+    out
+}
+
+#[inline(always)]
+fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_>, out: &mut Tile<'_>) {
+    let (m, width) = (out.rows().len(), out.cols().len());
+    let (a, dot) = (a.slice_rows(out.rows()), Exact::<W>(PhantomData));
+    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
+    match (m, S::LANES) {
+        (1, _) => columns::<S, _, 4>(s, dot, a, w, width, then, out),
+        (2..=FEW, 16) => columns::<S, _, 8>(s, dot, a, w, width, then, out),
+        (2..=FEW, _) => columns::<S, _, 4>(s, dot, a, w, width, then, out),
+        (_, 16) => columns::<S, _, 8>(s, dot, a, w, COLUMNS, then, out),
+        (_, _) => columns::<S, _, 4>(s, dot, a, w, COLUMNS, then, out),
+    }
+}
+
+/// How a block of columns is divided into groups of `N`: group `g` has the columns `g * next + j * apart`.
+#[derive(Clone, Copy)]
+struct Order {
+    groups: usize,
+    next: usize,
+    apart: usize,
+    /// Elements from a weight to the one that is asked for while it is used.
+    ahead: usize,
+}
+
+impl Order {
+    /// Neighbours if a block is `COLUMNS` wide; else far apart.
+    fn new(columns: usize, n: usize, k: usize) -> Self {
+        let groups = columns / n;
+        if columns <= COLUMNS {
+            Self { groups, next: n, apart: 1, ahead: n * k }
+        } else {
+            Self { groups, next: 1, apart: groups, ahead: FAR }
+        }
+    }
+}
+
+/// Finishes the tile's columns, `width` at a time.
+#[inline(always)]
+fn columns<S: Simd, D: Dot<S>, const N: usize>(
     s: S,
-    a: Mat<'_>,
-    w: &[W],
-    out: &mut [f32],
-    scratch: &mut Scratch,
+    dot: D,
+    a: Mat<'_, D::A>,
+    w: &[D::W],
+    width: usize,
+    then: Epilogue<'_>,
+    out: &mut Tile<'_>,
 ) {
-    let (m, k) = (a.rows(), a.cols());
-    let (n, panels) = (w.len() / k, m.div_ceil(MR));
-    for k0 in (0..k).step_by(KC) {
-        let block = k0..k.min(k0 + KC);
-        let steps = block.len().div_ceil(S::LANES);
-        let packed = at_least(&mut scratch.a, panels * MR * steps * S::LANES);
-        for (i, panel) in packed.chunks_exact_mut(MR * steps * S::LANES).enumerate() {
-            pack::<S, f32, MR>(s, |r| (i * MR + r < m).then(|| &a.row(i * MR + r)[block.clone()]), panel);
-        }
-        let widened = at_least(&mut scratch.w, NR * steps * S::LANES);
-        for n0 in (0..n).step_by(NR) {
-            pack::<S, W, NR>(s, |r| (n0 + r < n).then(|| &w[(n0 + r) * k..][block.clone()]), widened);
-            // The next group is on its way while this one is used, some cache lines for each tile: rows this short do
-            // not wake the hardware's prefetcher.
-            let per_line = 64 / size_of::<W>();
-            let lines = NR * block.len().div_ceil(per_line);
-            for (i, panel) in packed.chunks_exact(MR * steps * S::LANES).enumerate() {
-                for line in i * lines / panels..(i + 1) * lines / panels {
-                    let (r, at) = (n0 + NR + line % NR, block.start + line / NR * per_line);
-                    w.get(r * k + at).into_iter().for_each(|w| s.prefetch(w));
-                }
-                at_edge::<MR, NR>(out, (m, n), (i * MR, n0), |out, stride| {
-                    tile::<S, MR, NR>(s, panel, widened, out, stride);
-                });
-            }
-        }
-    }
-}
-
-/// Lays `R` rows side by side, `[steps][R][LANES]`, widened; absent rows and the end of the last step are zeros.
-#[inline(always)]
-fn pack<'w, S: Simd, W: Element, const R: usize>(
-    s: S,
-    row: impl Fn(usize) -> Option<&'w [W]>,
-    out: &mut [f32],
-) {
-    let steps = out.len() / (R * S::LANES);
-    for r in 0..R {
-        let row = row(r).unwrap_or_default();
-        let whole = (row.len() / S::LANES).min(steps);
-        for step in 0..whole {
-            // SAFETY: `step` is below the whole vectors of `row` and below the steps of `out`, `r` below `R`.
-            let (x, out) = unsafe {
-                let at = (step * R + r) * S::LANES;
-                (
-                    row.get_unchecked(step * S::LANES..(step + 1) * S::LANES),
-                    out.get_unchecked_mut(at..at + S::LANES),
-                )
+    let (cols, k) = (out.cols(), a.cols());
+    let (mut memory, mut ready) = ([0.0; SUMS], D::memory());
+    for n0 in cols.clone().step_by(width) {
+        let n1 = cols.end.min(n0 + width);
+        let order = Order::new(n1 - n0, N, k);
+        let sums = &mut memory[..a.rows() * (n1 - n0)];
+        sums.fill(0.0);
+        // Few activations: a row of weights after another. Many: a block of them stays in the cache for all weight rows.
+        let blocks = k.div_ceil(KC);
+        for turn in 0..blocks * order.groups {
+            let (g, b) = if order.apart > 1 {
+                (turn / blocks, turn % blocks)
+            } else {
+                (turn % order.groups, turn / order.groups)
             };
-            s.store(W::load(s, x), out);
+            let block = b * KC..k.min((b + 1) * KC);
+            let rows = &w[(n0 + g * order.next) * k + block.start..];
+            let w = Group { rows, stride: order.apart * k, ahead: Some(order.ahead) };
+            group::<S, D, N>(s, dot, a, block, w, &mut ready, g * N, sums);
         }
-        for step in whole..steps {
-            let rest = row.get(step * S::LANES..).unwrap_or_default();
-            s.store(W::load_part(s, rest), &mut out[(step * R + r) * S::LANES..]);
+        // The last rows of a matrix of odd height, one by one.
+        for n in order.groups * N..n1 - n0 {
+            for k0 in (0..k).step_by(KC) {
+                let w = Group { rows: &w[(n0 + n) * k + k0..], stride: k, ahead: None };
+                group::<S, D, 1>(s, dot, a, k0..k.min(k0 + KC), w, &mut ready, n, sums);
+            }
+        }
+        let then = then.slice(n0..n1);
+        let (first, mut sorted) = (out.rows().start, [0.0; SUMS]);
+        for (i, mut sums) in sums.chunks_exact(n1 - n0).enumerate() {
+            if order.apart > 1 {
+                let sorted = &mut sorted[..sums.len()];
+                for (at, &sum) in sums.iter().enumerate() {
+                    let of_group = at < order.groups * N;
+                    sorted[if of_group { at / N + at % N * order.apart } else { at }] = sum;
+                }
+                sums = sorted;
+            }
+            epilogue(s, sums, then, &mut out.row_mut(first + i)[n0 - cols.start..n1 - cols.start]);
         }
     }
 }
 
-/// Adds the dot products of `MR` packed rows with `NR` packed rows over one block to rows of `out` that are `stride` apart.
+/// Adds one block of all rows of `a` times `N` rows of weights to the columns from `at` on of `sums`, `[M, columns]`.
+#[inline(always)]
+fn group<S: Simd, D: Dot<S>, const N: usize>(
+    s: S,
+    dot: D,
+    a: Mat<'_, D::A>,
+    block: Range<usize>,
+    w: Group<'_, D::W>,
+    memory: &mut D::Memory,
+    at: usize,
+    sums: &mut [f32],
+) {
+    let (m, columns) = (a.rows(), sums.len() / a.rows());
+    let row = |i: usize| &a.row(i)[block.clone()];
+    let mut w = dot.ready::<N>(s, w, block.len(), memory);
+    let mut i = 0;
+    while i < m {
+        let sums = (&mut sums[i * columns + at..], columns);
+        // No thin tile at the end: four rows are two and two.
+        i += match m - i {
+            1 => tile::<S, D, 1, N>(s, dot, [row(i)], w, sums),
+            2 | 4 => tile::<S, D, 2, N>(s, dot, [row(i), row(i + 1)], w, sums),
+            _ => tile::<S, D, 3, N>(s, dot, [row(i), row(i + 1), row(i + 2)], w, sums),
+        };
+        // The first tile has asked for what is next.
+        w.ahead = None;
+    }
+}
+
+/// Adds the dot products of `M` rows with `N` rows of weights to rows of `sums` that are `columns` apart. Gives `M`.
 ///
 /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
 /// levels, and then the sums live in memory.
 #[inline(always)]
-fn tile<S: Simd, const MR: usize, const NR: usize>(
+fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
-    a: &[f32],
-    w: &[f32],
-    out: &mut [f32],
-    stride: usize,
-) {
-    let steps = w.len() / (NR * S::LANES);
-    assert!(a.len() >= steps * MR * S::LANES, "panels of {} and {}", a.len(), w.len());
-    let mut acc = [[s.zero(); NR]; MR];
-    for step in 0..steps {
-        let (a_at, w_at) = (step * MR * S::LANES, step * NR * S::LANES);
-        let mut x = [s.zero(); MR];
-        for i in 0..MR {
-            // SAFETY: `step < steps`, and `a` holds `steps * MR` vectors.
-            x[i] = s.load(unsafe { a.get_unchecked(a_at + i * S::LANES..a_at + (i + 1) * S::LANES) });
+    dot: D,
+    a: [&[D::A]; M],
+    w: Group<'_, D::Ready>,
+    (sums, columns): (&mut [f32], usize),
+) -> usize {
+    let (len, Group { rows, stride, .. }) = (a[0].len(), w);
+    assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= rows.len(), "rows of {len}");
+    let whole = len / D::STEP * D::STEP;
+    let mut acc = [[s.zero(); N]; M];
+    let mut k = 0;
+    while k < whole {
+        // Prefetching stands outside of the loop over vectors, which it would cost its registers.
+        let part = k..whole.min(k + AHEAD);
+        w.prefetch(s, N, part.clone());
+        while k < part.end {
+            let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
+            for i in 0..M {
+                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+                x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
+            }
+            for j in 0..N {
+                let at = j * stride + k;
+                // SAFETY: as above; the last row of weights has `len` elements too.
+                let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
+                for i in 0..M {
+                    acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
+                }
+            }
+            k += D::STEP;
         }
-        for j in 0..NR {
-            // SAFETY: `step < steps`, and `w` holds `steps * NR` vectors.
-            let w = s.load(unsafe { w.get_unchecked(w_at + j * S::LANES..w_at + (j + 1) * S::LANES) });
-            for i in 0..MR {
-                acc[i][j] = s.mul_add(x[i], w, acc[i][j]);
+    }
+    if whole < len {
+        for j in 0..N {
+            let w = dot.weights(s, &padded(&rows[j * stride..][whole..len]));
+            for i in 0..M {
+                let a = dot.activations(s, &padded(&a[i][whole..]));
+                acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
             }
         }
     }
-    add_sums(s, &acc, out, stride);
+    for i in 0..M {
+        let sums = &mut sums[i * columns..][..N];
+        if N == 1 {
+            sums[0] += s.sum(acc[i][0]);
+            continue;
+        }
+        for j in (0..N).step_by(4) {
+            let four = s.sum4([acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]]);
+            sums[j..][..4].iter_mut().zip(four).for_each(|(sum, x)| *sum += x);
+        }
+    }
+    M
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
+    use crate::{Isa, MatMut, Team, Tiles};
     use half::{bf16, f16};
     use proptest::prelude::*;
 
@@ -298,13 +392,21 @@ mod tests {
         (0..len).map(|_| next()).collect()
     }
 
+    /// The kernel on all of a matrix, as one tile.
+    fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], out: &mut [f32]) {
+        let cols = out.len() / a.rows();
+        let work = |mut tile: Tile<'_>| linear(isa, a, w, Epilogue::default(), &mut tile);
+        let team = Team::with_isa(1, isa).expect("a team of one");
+        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(out, cols), ROWS, cols, &work)]));
+    }
+
     /// A dot product of K terms in f32 differs from the exact one by at most `(K/LANES + lanes' tree + blocks + 1) * u *
     /// sum |a w|` (Higham, section 3.1); K + 8 stands for all of that on every instruction set.
     fn check<W: Element>(isa: Isa, m: usize, n: usize, k: usize, seed: u64) {
         let a = numbers(seed, m * k);
         let w: Vec<W> = numbers(!seed, n * k).into_iter().map(W::from_f32).collect();
         let mut out = vec![f32::NAN; m * n];
-        dot_products::<W>(isa, Mat::new(&a, k), &w, &mut out, &mut Scratch::default());
+        run(isa, Mat::new(&a, k), &w, &mut out);
         let want = matmul_reference(Mat::new(&a, k), &w);
         for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
             let terms = a[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
@@ -335,17 +437,62 @@ mod tests {
             let a = numbers(seed, m * k);
             let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
             for &isa in Isa::available() {
-                let run = |a: &[f32], w: &[f16]| {
+                let product = |a: &[f32], w: &[f16]| {
                     let mut out = vec![f32::NAN; a.len() / k * (w.len() / k)];
-                    dot_products(isa, Mat::new(a, k), w, &mut out, &mut Scratch::default());
+                    run(isa, Mat::new(a, k), w, &mut out);
                     out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
-                let all = run(&a, &w);
+                let all = product(&a, &w);
                 for rows in 1..=m.min(6) {
-                    prop_assert_eq!(&run(&a[..rows * k], &w)[..], &all[..rows * n], "{} {} rows", isa, rows);
+                    prop_assert_eq!(&product(&a[..rows * k], &w)[..], &all[..rows * n], "{} {} rows", isa, rows);
                 }
-                let last = run(&a[(m - 1) * k..], &w[(n - 1) * k..]);
+                let last = product(&a[(m - 1) * k..], &w[(n - 1) * k..]);
                 prop_assert_eq!(last[0], all[m * n - 1]);
+            }
+        }
+    }
+
+    /// The bf16 kernel on all of a matrix, as one tile; nothing where the machine has none.
+    #[cfg(target_arch = "x86_64")]
+    fn run_bf16<W: Element>(a: Mat<'_>, w: &[W], cols: usize) -> Option<Vec<f32>> {
+        let isa = Isa::available().iter().copied().find(|isa| isa.has_bf16())?;
+        let k = a.cols();
+        let mut rounded = vec![bf16::ZERO; a.rows() * k];
+        for (i, out) in rounded.chunks_exact_mut(k).enumerate() {
+            round_row(isa, a.row(i), out);
+        }
+        let mut out = vec![f32::NAN; a.rows() * cols];
+        let work = |mut tile: Tile<'_>| {
+            linear_bf16(isa, Mat::new(&rounded, k), w, Epilogue::default(), &mut tile);
+        };
+        let team = Team::with_isa(1, isa).expect("a team of one");
+        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, cols), 2 * ROWS, cols, &work)]));
+        Some(out)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Products of bf16 numbers are exact in `f32`, so only the sums round: the bound is the exact kernel's, with inputs
+        /// rounded first. Rows in one company have the bits that they have in another.
+        #[test]
+        fn bf16_is_the_reference_of_rounded_numbers(m in 1..20_usize, n in 1..40_usize, k in lengths(), seed: u64) {
+            let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+            let a = numbers(seed, m * k);
+            let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
+            let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
+            if let Some(out) = run_bf16(Mat::new(&a, k), &w, n) {
+                let want = matmul_reference(Mat::new(&round(&a), k), &rounded);
+                for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+                    let terms = a[i / n * k..][..k].iter().zip(&rounded[i % n * k..][..k]);
+                    let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w).abs()) * 1.01).sum();
+                    let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+                    prop_assert!((f64::from(got) - want).abs() <= bound, "{}x{}x{} at {}: {} {}", m, n, k, i, got, want);
+                }
+                for rows in 1..m {
+                    let few = run_bf16(Mat::new(&a[..rows * k], k), &w, n);
+                    prop_assert_eq!(&few.unwrap_or_default()[..], &out[..rows * n], "{} rows", rows);
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::math;
 use crate::simd::{Simd, stamp};
+use std::ops::Range;
 
 /// Which form of GELU a model was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +20,10 @@ stamp! {
     pub(crate) fn gelu_row(x: &mut [f32], form: Gelu) = gelu_body;
     /// `x = e^(x - max) / sum`.
     pub(crate) fn softmax_row(x: &mut [f32]) = softmax_body;
+    /// Finishes a row of `sums` into `out`.
+    pub(crate) fn epilogue_row(sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) = epilogue;
     /// `ln(sum of e^x)`.
     pub(crate) fn log_sum_exp_row(x: &[f32]) -> f32 = log_sum_exp_body;
-    /// `out = sums + bias`, then GELU, then `+ residual`, as far as asked for. `residual` is what `out` held.
-    pub(crate) fn epilogue_row(sums: &[f32], bias: Option<&[f32]>, gelu: Option<Gelu>, add: bool, out: &mut [f32]) = epilogue_body;
 }
 
 /// Applies `f` to each vector of `x`, the rest at the end included. `f` sees only lanes, so an element's result does
@@ -103,25 +104,37 @@ fn log_sum_exp_body<S: Simd>(s: S, x: &[f32]) -> f32 {
     top + sum(s, x, |x| math::exp(s, s.sub(x, shift))).ln()
 }
 
+/// What becomes of the sums of a linear layer.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    /// Added first, one number a column.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Then applied.
+    pub(crate) gelu: Option<Gelu>,
+    /// Whether the result is added to what the output holds, the residual stream, or replaces it.
+    pub(crate) add: bool,
+}
+
+impl Epilogue<'_> {
+    /// The same for some of the columns.
+    pub(crate) fn slice(self, cols: Range<usize>) -> Self {
+        Self { bias: self.bias.map(|bias| &bias[cols]), ..self }
+    }
+}
+
+/// Finishes a row of `sums` into `out`.
 #[inline(always)]
-fn epilogue_body<S: Simd>(
-    s: S,
-    sums: &[f32],
-    bias: Option<&[f32]>,
-    form: Option<Gelu>,
-    add: bool,
-    out: &mut [f32],
-) {
+pub(super) fn epilogue<S: Simd>(s: S, sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) {
     for (i, out) in out.chunks_mut(S::LANES).enumerate() {
         let at = i * S::LANES..i * S::LANES + out.len();
         let mut x = s.load_part(&sums[at.clone()]);
-        if let Some(bias) = bias {
+        if let Some(bias) = then.bias {
             x = s.add(x, s.load_part(&bias[at]));
         }
-        if let Some(form) = form {
+        if let Some(form) = then.gelu {
             x = gelu(s, x, form);
         }
-        if add {
+        if then.add {
             x = s.add(s.load_part(out), x);
         }
         s.store_part(x, out);

@@ -2,9 +2,11 @@
 
 use super::quantized::{self, Activations};
 use crate::dtype::with_element;
-use crate::kernels::matmul::{ROWS, Scratch, dot_products};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::matmul::linear_bf16;
+use crate::kernels::matmul::{COLUMNS, FEW, ROWS, few_columns, linear};
 use crate::kernels::quantized::quantized_products;
-use crate::kernels::rows::{Gelu, epilogue_row};
+use crate::kernels::rows::{Epilogue, Gelu, epilogue_row};
 use crate::tensor::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
@@ -27,6 +29,9 @@ pub struct Product<'a> {
 pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
+    /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
+    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics.
+    Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
 }
@@ -35,7 +40,7 @@ impl Weight<'_> {
     /// `[N, K]`.
     pub fn shape(&self) -> &[usize] {
         match self {
-            Self::Exact(tensor) => tensor.shape(),
+            Self::Exact(tensor) | Self::Bf16(tensor) => tensor.shape(),
             Self::Quantized(weight) => weight.shape(),
         }
     }
@@ -52,12 +57,15 @@ pub enum Then {
     Add,
 }
 
-/// Columns of a wide product's tile: enough to pay for packing the activations once a tile, few enough to divide
-/// work evenly. A multiple of every kernel's group of weight rows, and of a quantised weight's panels.
+/// Tiles for each thread of a product, if it is large enough: more divide the work more evenly.
+const TILES: usize = 8;
+
+/// Columns of a tile at most.
 const COLS: usize = 768;
 
 thread_local! {
-    static SCRATCH: RefCell<(Scratch, Lines, Lines)> = RefCell::default();
+    /// Weights of a block, widened, and the sums of a tile: a quantised product's.
+    static SCRATCH: RefCell<(Lines, Lines)> = RefCell::default();
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
@@ -98,9 +106,9 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             let (m, n) = (out.rows(), out.cols());
             let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
             let (rows, cols) = match products.iter().filter(quantized).count() {
-                0 => tile_size(m, n, crew.threads()),
+                0 => tile_size(m, n, crew.threads(), most_rows(products)),
                 count if count == products.len() => quantized::tile_size(m, n, crew.threads()),
-                _ => (ROWS, COLS),
+                _ => (FEW, COLUMNS),
             };
             Tiles::new(out, rows, cols, works.next().expect("one work per job"))
         });
@@ -108,43 +116,50 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
     });
 }
 
+/// Rows of a tile at most: those of a bf16 product are half as long in memory.
+fn most_rows(products: &[Product<'_>]) -> usize {
+    if products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))) { 2 * ROWS } else { ROWS }
+}
+
 /// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
-fn tile_size(m: usize, n: usize, threads: usize) -> (usize, usize) {
-    let blocks = m.div_ceil(ROWS).max(1);
-    let rows = m.div_ceil(blocks).max(1).next_multiple_of(4).min(ROWS);
-    let even = (n * blocks).div_ceil(4 * threads);
-    let most = if m <= 4 { 4096 } else { COLS };
-    (rows, even.clamp(1, most).next_multiple_of(24))
+fn tile_size(m: usize, n: usize, threads: usize, most_rows: usize) -> (usize, usize) {
+    let blocks = m.div_ceil(most_rows).max(1);
+    let rows = m.div_ceil(blocks).max(1).next_multiple_of(3).min(most_rows);
+    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(COLUMNS);
+    let most = if m <= FEW { few_columns(m.max(1)) / COLUMNS * COLUMNS } else { COLS };
+    (rows, even.clamp(COLUMNS, most))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
-    let (rows, cols, k) = (tile.rows(), tile.cols(), product.a.cols());
-    SCRATCH.with_borrow_mut(|(scratch, expanded, sums)| {
-        // Quantised weights give sums for whole groups of columns.
-        let stride = match product.weight {
-            Weight::Exact(_) => cols.len(),
-            Weight::Quantized(_) => cols.len().next_multiple_of(crate::kernels::quantized::COLS),
-        };
-        let len = rows.len() * stride;
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
-        match product.weight {
-            Weight::Exact(w) => with_element!(w.dtype(), W => {
-                let weight: &[W] = &bytemuck::cast_slice(w.bytes())[cols.start * k..cols.end * k];
-                dot_products(isa, product.a.slice_rows(rows.clone()), weight, sums, scratch);
-            }),
-            Weight::Quantized(w) => {
-                let a = activations.of(product.a).slice_rows(rows.clone());
-                quantized_products(isa, a, w, cols.clone(), sums, expanded);
+    let (gelu, add) = match product.then {
+        Then::Store => (None, false),
+        Then::Gelu(form) => (Some(form), false),
+        Then::Add => (None, true),
+    };
+    let then = Epilogue { bias: product.bias, gelu, add };
+    match product.weight {
+        Weight::Exact(w) => with_element!(w.dtype(), W => {
+            linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Weight::Bf16(w) => with_element!(w.dtype(), W => {
+            let a = activations.bf16(product.a);
+            linear_bf16::<W>(isa, a, bytemuck::cast_slice(w.bytes()), then, tile);
+        }),
+        #[cfg(not(target_arch = "x86_64"))]
+        Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+        Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
+            let (rows, cols) = (tile.rows(), tile.cols());
+            // Quantised weights give sums for whole groups of columns.
+            let stride = cols.len().next_multiple_of(crate::kernels::quantized::COLS);
+            let len = rows.len() * stride;
+            let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
+            let a = activations.codes(product.a).slice_rows(rows.clone());
+            quantized_products(isa, a, w, cols.clone(), sums, expanded);
+            let then = then.slice(cols.clone());
+            for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
+                epilogue_row(isa, &sums[..cols.len()], then, tile.row_mut(row));
             }
-        }
-        let bias = product.bias.map(|b| &b[cols.clone()]);
-        let (gelu, add) = match product.then {
-            Then::Store => (None, false),
-            Then::Gelu(form) => (Some(form), false),
-            Then::Add => (None, true),
-        };
-        for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
-            epilogue_row(isa, &sums[..cols.len()], bias, gelu, add, tile.row_mut(row));
-        }
-    });
+        }),
+    }
 }

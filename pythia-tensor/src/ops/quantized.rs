@@ -1,43 +1,84 @@
-//! What a product with quantised weights needs beside its kernel: activations in codes, once for all tiles and products.
+//! What a product with rounded activations needs beside its kernel: the activations in codes or in bf16, once for all tiles
+//! and products.
 
 use super::matmul::{Product, Weight};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::matmul::round_row;
 use crate::kernels::quantized::{COLS, Rounded, round_activations, rounded_len};
-use crate::{Crew, Mat, MatMut, Tile, Tiles};
+use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 
 /// Activations below which waking other threads costs more than rounding them.
 const ALONE: usize = 1 << 14;
 
-/// Activations in codes, for every matrix that some quantised weight is multiplied with. It keeps its memory.
+/// What activations are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Codes,
+    Bf16,
+}
+
+impl To {
+    fn of(weight: &Weight<'_>) -> Option<Self> {
+        match weight {
+            Weight::Exact(_) => None,
+            Weight::Bf16(_) => Some(Self::Bf16),
+            Weight::Quantized(_) => Some(Self::Codes),
+        }
+    }
+
+    /// 32-bit words of a row of `k` activations.
+    fn words(self, k: usize) -> usize {
+        match self {
+            Self::Codes => rounded_len(k),
+            // A whole number of cache lines.
+            Self::Bf16 => k.div_ceil(2).next_multiple_of(16),
+        }
+    }
+
+    fn round(self, isa: Isa, row: &[f32], words: &mut [f32]) {
+        match self {
+            Self::Codes => round_activations(isa, row, words),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => round_row(isa, row, &mut bytemuck::cast_slice_mut(words)[..row.len()]),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bf16 => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+        }
+    }
+}
+
+/// Rounded activations, for every matrix that some weight with such arithmetic is multiplied with. It keeps its memory.
 #[derive(Default)]
 pub(super) struct Activations {
     words: Vec<f32>,
-    /// Whose they are, and where they start.
-    starts: Vec<([usize; 4], usize)>,
+    /// Whose they are, what they are, and where they start.
+    starts: Vec<([usize; 4], To, usize)>,
 }
 
 impl Activations {
-    /// Rounds the activations of all quantised products among `products`; a matrix that several of them share, once.
+    /// Rounds the activations of those of `products` that need it; a matrix that several of them share, once.
     pub(super) fn round<'a>(&mut self, crew: &Crew<'_>, products: impl Iterator<Item = &'a Product<'a>>) {
         self.starts.clear();
         let mut len = 0;
-        for product in products.filter(|p| matches!(p.weight, Weight::Quantized(_))) {
-            let a = product.a;
-            if self.starts.iter().any(|&(key, _)| key == a.key()) {
+        for product in products {
+            let (a, Some(to)) = (product.a, To::of(&product.weight)) else { continue };
+            if self.starts.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
-            let (start, words) = (len, rounded_len(a.cols()));
+            let (start, words) = (len, to.words(a.cols()));
             len += a.rows() * words;
             if self.words.len() < len {
                 self.words.resize(len, 0.0);
             }
-            self.starts.push((a.key(), start));
+            self.starts.push((a.key(), to, start));
             if len == start {
                 continue;
             }
             let isa = crew.isa();
             let work = |mut tile: Tile<'_>| {
                 for m in tile.rows() {
-                    round_activations(isa, a.row(m), tile.row_mut(m));
+                    to.round(isa, a.row(m), tile.row_mut(m));
                 }
             };
             let parts = if a.rows() * a.cols() < ALONE { 1 } else { 4 * crew.threads() };
@@ -46,14 +87,26 @@ impl Activations {
         }
     }
 
-    /// The codes of `a`.
+    /// The words of `a`.
     ///
     /// # Panics
     /// If it was not among the products.
-    pub(super) fn of(&self, a: Mat<'_>) -> Rounded<'_> {
-        let found = self.starts.iter().find(|(key, _)| *key == a.key());
-        let &(_, start) = found.unwrap_or_else(|| panic!("{a:?} was not rounded"));
-        Rounded::new(&self.words[start..][..a.rows() * rounded_len(a.cols())], a.cols())
+    fn words(&self, a: Mat<'_>, to: To) -> &[f32] {
+        let found = self.starts.iter().find(|&&(key, other, _)| (key, other) == (a.key(), to));
+        let &(_, _, start) = found.unwrap_or_else(|| panic!("{a:?} was not rounded"));
+        &self.words[start..][..a.rows() * to.words(a.cols())]
+    }
+
+    /// The codes of `a`.
+    pub(super) fn codes(&self, a: Mat<'_>) -> Rounded<'_> {
+        Rounded::new(self.words(a, To::Codes), a.cols())
+    }
+
+    /// `a` in bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn bf16(&self, a: Mat<'_>) -> Mat<'_, bf16> {
+        let words = To::Bf16.words(a.cols());
+        Mat::new(bytemuck::cast_slice(self.words(a, To::Bf16)), 2 * words).slice_cols(0..a.cols())
     }
 }
 

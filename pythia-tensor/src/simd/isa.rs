@@ -92,6 +92,11 @@ impl Isa {
         }
     }
 
+    /// Whether it can multiply bf16 numbers ([`Weight::Bf16`](crate::ops::Weight::Bf16)).
+    pub fn has_bf16(self) -> bool {
+        self.name() == "avx512bf16"
+    }
+
     pub(crate) fn which(self) -> Which {
         self.0
     }

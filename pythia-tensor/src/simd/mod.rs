@@ -11,13 +11,19 @@ mod avx2;
 mod avx512;
 pub(crate) mod int8;
 mod isa;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 
 pub use isa::Isa;
 pub(crate) use isa::{Which, stamp};
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use {avx2::Avx2, avx512::Avx512};
+pub(crate) use {
+    avx2::Avx2,
+    avx512::Avx512,
+    pairs::{Pairs, multiply_pairs},
+};
 
 use half::{bf16, f16};
 

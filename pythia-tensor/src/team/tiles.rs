@@ -4,21 +4,21 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A read-only row-major `f32` matrix whose rows may lie further apart than they are long.
+/// A read-only row-major matrix, of `f32` unless said otherwise, whose rows may lie further apart than they are long.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Mat<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// All of `data` as rows of `cols` elements.
     ///
     /// # Panics
     /// If `data` is not a whole number of rows.
-    pub fn new(data: &'a [f32], cols: usize) -> Self {
+    pub fn new(data: &'a [T], cols: usize) -> Self {
         assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
         Self { data, rows: data.len() / cols, cols, stride: cols }
     }
@@ -35,7 +35,7 @@ impl<'a> Mat<'a> {
 
     /// Row `r`.
     #[inline]
-    pub fn row(&self, r: usize) -> &'a [f32] {
+    pub fn row(&self, r: usize) -> &'a [T] {
         &self.data[r * self.stride..][..self.cols]
     }
 
@@ -65,7 +65,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-impl fmt::Debug for Mat<'_> {
+impl<T> fmt::Debug for Mat<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Mat([{}, {}])", self.rows, self.cols)
     }

@@ -84,7 +84,8 @@ proptest! {
                 parts.iter_mut().zip(&x).for_each(|(p, r)| *p += r);
             }
             let mut fused = x.clone();
-            epilogue_row(isa, &x, biased.then_some(&bias[..]), form, add, &mut fused);
+            let then = Epilogue { bias: biased.then_some(&bias[..]), gelu: form, add };
+            epilogue_row(isa, &x, then, &mut fused);
             prop_assert_eq!(fused, parts);
         }
     }
