@@ -163,8 +163,11 @@ fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>) {
     group.finish();
 }
 
-/// Heads and their dimensions (`H`, `D`) in 70m, 2.8b, 1.4b and 1b.
-const HEADS: [(usize, usize); 4] = [(8, 64), (32, 80), (16, 128), (8, 256)];
+/// Heads and their dimensions (`H`, `D`) in 31m, 70m, 410m, 2.8b, 1.4b and 1b.
+const HEADS: [(usize, usize); 6] = [(8, 32), (8, 64), (16, 64), (32, 80), (16, 128), (8, 256)];
+
+/// Tokens before which, and with which, attention is measured.
+const TOKENS: [usize; 3] = [64, 512, 2048];
 
 /// One layer's attention: its cache, filled, and what went into it.
 struct Layer {
@@ -197,7 +200,7 @@ fn attention_flops(heads: usize, dim: usize, tokens: usize) -> usize {
 fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/prefill");
     for (heads, dim) in HEADS {
-        for tokens in [128, 512, 2048] {
+        for tokens in TOKENS {
             let throughput = flops(attention_flops(heads, dim, tokens));
             group.bench(&format!("{heads}x{dim}/{tokens}"), throughput, || {
                 let layer = Layer::new(heads, dim, tokens);
@@ -214,20 +217,21 @@ fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
     group.finish();
 }
 
-/// The last of `tokens` tokens, alone: every key and value is read once.
+/// The last of `tokens` tokens, alone: its key and value are written, and every key and value is read once.
 fn attention_decode(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/decode");
     for (heads, dim) in HEADS {
-        for tokens in [128, 512, 2048] {
+        for tokens in TOKENS {
             let read = 2 * size_of::<f32>() * tokens * heads * dim;
             group.bench(&format!("{heads}x{dim}/{tokens}"), bytes(read), || {
                 let layer = Layer::new(heads, dim, tokens);
-                let caches = vec![layer.cache.clone(); copies(read)];
+                let mut caches = vec![layer.cache.clone(); copies(read)];
                 let (mut next, mut out) = (around(caches.len()), vec![0.0; heads * dim]);
                 move || {
                     let (out, last) = (MatMut::new(&mut out, heads * dim), tokens - 1);
-                    let (cache, qkv) = (&caches[next()], layer.qkv().slice_rows(last..tokens));
-                    ops::attention(crew, out, qkv, &layer.rotary, dim, &[0, 1], |_| (cache, last));
+                    let (cache, qkv) = (&mut caches[next()], layer.qkv().slice_rows(last..tokens));
+                    let caches = &mut [(cache, last)];
+                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, &[0, 1], caches);
                 }
             });
         }

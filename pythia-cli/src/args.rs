@@ -1,9 +1,10 @@
 //! The command line: the commands and the options that they share.
 
-use crate::commands::{bench, next, run, score, synth, tokenize};
+use crate::commands::{bench, next, quantize, run, score, synth, tokenize};
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
+use pythia_model::Precision;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -35,17 +36,18 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(subcommand_help_heading = "Commands")]
 pub(crate) enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Next(next::Args),
     Score(score::Args),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(tokenize::DetokenizeArgs),
     Bench(bench::Args),
+    Quantize(quantize::Args),
     Synth(synth::Args),
 }
 
 /// Which model, and how it runs.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder, or synth:SIZE for synthetic
@@ -55,9 +57,10 @@ pub(crate) struct ModelArgs {
     /// A checkpoint of a Hub model: step0 to step143000, a branch, a tag or a commit [default: main]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
-    /// The arithmetic: exact (f32 throughout), so far the only one
-    #[arg(long, default_value = "exact", value_parser = precision)]
-    precision: String,
+    /// The arithmetic: exact (f32 throughout), bf16, int8 or int4; the last two are quantised on first use, into
+    /// ~/.cache/pythia-cli
+    #[arg(long, value_name = "PRECISION", default_value_t)]
+    pub(crate) precision: Precision,
     /// Threads; 0 is one per core
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
     pub(crate) threads: u16,
@@ -69,11 +72,10 @@ pub(crate) struct ModelArgs {
     pub(crate) json: bool,
 }
 
-fn precision(name: &str) -> Result<String, String> {
-    match name {
-        "exact" => Ok(name.to_owned()),
-        "bf16" | "int8" | "int4" => Err(format!("`{name}` is not there yet: use `exact`")),
-        _ => Err("expected `exact`".to_owned()),
+impl ModelArgs {
+    /// The same for another model.
+    pub(crate) fn other(&self, model: &str, revision: Option<&str>) -> Self {
+        Self { model: Some(model.to_owned()), revision: revision.map(str::to_owned), ..self.clone() }
     }
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache_folder;
 mod commands;
 mod generation;
 pub mod hub;
@@ -9,7 +10,9 @@ mod input;
 mod interrupt;
 mod model;
 mod output;
+mod quantized;
 mod quiet;
+mod speculation;
 mod style;
 mod synthetic;
 

@@ -3,7 +3,7 @@
 use crate::args::ModelArgs;
 use crate::hub::{Hub, Source, progress};
 use crate::quiet::quietly;
-use crate::synthetic;
+use crate::{quantized, synthetic};
 use anyhow::{Context, Result, bail, ensure};
 use pythia_model::{Config, Model, Size, Tokenizer, Weights};
 use pythia_tensor::Team;
@@ -65,9 +65,22 @@ impl ModelArgs {
         Ok(())
     }
 
-    /// The threads to compute with.
+    /// The threads to compute with, which have the arithmetic asked for.
     pub(crate) fn team(&self) -> Result<Team> {
-        Ok(Team::new(usize::from(self.threads))?)
+        let team = Team::new(usize::from(self.threads))?;
+        self.precision.check(team.isa())?;
+        Ok(team)
+    }
+
+    /// The model in the precision asked for.
+    pub(crate) fn model(&self, place: &Place, team: &Team) -> Result<Model> {
+        quantized::in_precision(place.model()?, place, self.precision, team)
+    }
+
+    /// The same with its tokenizer, if it has one.
+    pub(crate) fn open(&self, place: &Place, team: &Team) -> Result<Opened> {
+        let Opened { model, tokenizer } = place.open()?;
+        Ok(Opened { model: quantized::in_precision(model, place, self.precision, team)?, tokenizer })
     }
 }
 

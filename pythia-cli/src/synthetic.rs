@@ -1,10 +1,10 @@
 //! Synthetic models: written with something to look at, cleaned up after when interrupted.
 
+use crate::cache_folder::cache_folder;
 use crate::interrupt::Writing;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use pythia_model::{Size, synth};
-use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,11 +23,7 @@ pub(crate) fn write(size: &Size, folder: &Path, seed: u64) -> Result<()> {
 
 /// The folder of the synthetic model of this size in the user's cache, written if it is not there.
 pub(crate) fn cached(size: &Size) -> Result<PathBuf> {
-    let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = var("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache"))).context(
-        "there is no home folder for the cache: set XDG_CACHE_HOME to a folder that can be written",
-    )?;
-    let folder = cache.join("pythia-cli").join("synth").join(format!("{}-{SEED}", size.name));
+    let folder = cache_folder("synth")?.join(format!("{}-{SEED}", size.name));
     // The config is written last.
     if !folder.join("config.json").is_file() || !folder.join("model.safetensors").is_file() {
         write(size, &folder, SEED)?;

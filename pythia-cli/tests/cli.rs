@@ -95,6 +95,26 @@ fn statistics_go_to_stderr_when_asked_for() {
 }
 
 #[test]
+fn speculation_changes_the_speed_only() {
+    let args = ["run", "The cat sat on the", "-n", "48", "--ignore-eos"];
+    let with = |more: &[&str]| run(&[&args[..], more].concat());
+    let plain = stdout(&with(&[]));
+    let mini = mini();
+    let draft = ["--draft", mini.to_str().unwrap()];
+    for more in [&["--lookup"][..], &draft, &["--lookup", "--num-assistant-tokens", "4"]] {
+        assert_eq!(stdout(&with(more)), plain, "{more:?}");
+        let output = with(&[more, &["--stats", "--json"]].concat());
+        let object: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+        let keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys, ["prompt_ids", "ids", "text", "finish", "proposed", "accepted"]);
+        let [proposed, accepted] = ["proposed", "accepted"].map(|key| object[key].as_u64().unwrap());
+        assert!(0 < accepted && accepted <= proposed, "{object}");
+        let told = format!("; {accepted} of {proposed} proposed tokens accepted\n");
+        assert!(text(&output.stderr).ends_with(&told), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn next_shows_the_distribution_of_the_next_token() {
     let object = json(&run(&["next", "Once upon a", "--top", "3", "--json"])).remove(0);
     let top = object["top"].as_array().unwrap();
@@ -239,17 +259,17 @@ fn a_folder_of_the_same_files_is_the_same_model() {
 
 #[test]
 fn wrong_command_lines_are_usage_errors() {
-    for precision in ["bf16", "int8", "int4"] {
-        usage(
-            &["run", "x", "--precision", precision],
-            &format!("`{precision}` is not there yet: use `exact`"),
-        );
-    }
     usage(&["run", "x", "--precision", "f64"], "exact");
     usage(&["run", "x", "--wrong"], "--wrong");
     usage(&["sing"], "sing");
     usage(&[], "Usage");
     usage(&["run", "x", "--ids", "1"], "cannot be used with");
+    usage(&["run", "x", "--lookup", "--draft", "70m"], "cannot be used with");
+    usage(&["run", "x", "--lookup", "--num-beams", "2"], "cannot be used with");
+    usage(&["run", "x", "--draft", "70m", "--num-return-sequences", "2"], "cannot be used with");
+    usage(&["run", "x", "--draft-revision", "main"], "--draft");
+    usage(&["run", "x", "--num-assistant-tokens", "4"], "--lookup");
+    usage(&["run", "x", "--lookup", "--num-assistant-tokens", "0"], "--num-assistant-tokens");
     usage(&["run", "--ids", "1,b"], "`b` is not a token id");
     usage(&["run", "x", "--logit-bias", "5"], "ID=BIAS");
     usage(&["run", "x", "--threads", "many"], "--threads");

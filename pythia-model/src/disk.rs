@@ -22,6 +22,20 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, length))
 }
 
+/// Maps a file into memory.
+///
+/// # Errors
+/// If the system refuses, for instance because the file is empty.
+#[allow(unsafe_code)]
+pub(crate) fn map(file: &File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: the mapping is read-only. What remains is that somebody else changes the file in place while it is
+    // mapped. Weights are plain numbers for which every bit pattern is valid, and headers are parsed once, every later
+    // access being checked against the mapping's own fixed length, so changed bytes give wrong numbers; cutting the
+    // file off gives SIGBUS, which ends the process. Both are documented on `TensorFile` and in `quantized`; the
+    // alternative, reading gigabytes into memory of our own on every start, is the greater harm.
+    unsafe { memmap2::Mmap::map(file) }
+}
+
 /// The content of a regular file of at most `limit` bytes.
 ///
 /// # Errors

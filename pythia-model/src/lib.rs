@@ -9,6 +9,8 @@ mod disk;
 mod error;
 mod generate;
 mod model;
+mod precision;
+pub mod quantized;
 mod sampling;
 mod score;
 mod sizes;
@@ -24,14 +26,17 @@ pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
 pub use error::{Error, Result};
-pub use generate::{Finish, Generated, GenerationConfig, Step, generate};
+pub use generate::{
+    Finish, Generated, GenerationConfig, Speculation, Step, generate, generate_speculatively,
+};
 pub use model::Model;
+pub use precision::Precision;
 pub use sampling::{LogitsProcessors, Sampler, SamplingConfig, log_softmax, log_sum_exp, top_log_probs};
 pub use score::{next, score};
 pub use sizes::{SIZES, Size};
 pub use stream::{Piece, TextStream};
 pub use tokenizer::{Encoding, Tokenizer};
-pub use weights::{LayerNormWeights, LayerWeights, Linear, TensorFile, Weights};
+pub use weights::{FileStamp, LayerNormWeights, LayerWeights, Linear, TensorFile, Weights};
 pub use workspace::Workspace;
 
 /// The README's example runs as a test.

@@ -1,10 +1,11 @@
 //! The model: GPT-NeoX's forward pass (Black et al. 2022, section 2; Biderman et al. 2023, section 2.1).
 
+use crate::quantized::{self, Check, Kept, Progress};
 use crate::taps::{At, NoTaps, Point, Tapped, Taps};
 use crate::weights::{LayerNormWeights, LayerWeights, Linear};
-use crate::{Cache, Config, Result, Sequence, Weights, Workspace};
+use crate::{Cache, Config, Precision, Result, Sequence, Weights, Workspace};
 use pythia_tensor::ops::{self, Product, Then, Weight};
-use pythia_tensor::{Crew, Mat, MatMut, Rotary};
+use pythia_tensor::{Crew, Isa, Mat, MatMut, Quantized, Rotary, Tensor};
 use std::path::Path;
 
 /// A GPT-NeoX model, ready to run. Cheap to open: the weights are mapped.
@@ -28,6 +29,9 @@ pub struct Model {
     config: Config,
     weights: Weights,
     rotary: Rotary,
+    precision: Precision,
+    /// What multiplies `bf16`, if the caches are in `bf16`.
+    cache_in_bf16: Option<Isa>,
 }
 
 impl Model {
@@ -49,7 +53,41 @@ impl Model {
     /// in a later pass.
     pub fn new(config: Config, weights: Weights) -> Self {
         let rotary = Rotary::new(config.rotary_dims(), config.rotary_base, config.max_position_embeddings);
-        Self { config, weights, rotary }
+        Self { config, weights, rotary, precision: Precision::Exact, cache_in_bf16: None }
+    }
+
+    /// The same model in another precision. Quantised weights are made here, in memory;
+    /// [`Model::with_precision_kept`] keeps them in a file.
+    ///
+    /// # Errors
+    /// If the crew's instruction set does not have the precision.
+    pub fn with_precision(mut self, crew: &Crew<'_>, precision: Precision) -> Result<Self> {
+        precision.check(crew.isa())?;
+        let quantized = match precision.bits() {
+            None => Vec::new(),
+            Some(bits) => quantized::in_memory(&self.weights, bits, crew, &mut |_| {})?,
+        };
+        self.weights.set_quantized(quantized);
+        Ok(Self { precision, cache_in_bf16: cache_in_bf16(precision, crew), ..self })
+    }
+
+    /// The same model in `int8` or `int4`, its quantised weights mapped from the file `path`. If that is not there, or
+    /// cannot be used, it is written first, of which `progress` is told; if it cannot be written, the quantised weights
+    /// are in memory. [`Kept`] says which; [`quantized`] what is checked.
+    ///
+    /// # Errors
+    /// If `precision` is another.
+    pub fn with_precision_kept(
+        mut self,
+        crew: &Crew<'_>,
+        precision: Precision,
+        (path, check): (&Path, Check),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Self, Kept)> {
+        let bits = quantized::bits_of(precision)?;
+        let (quantized, kept) = quantized::kept(path, &self.weights, bits, check, crew, progress)?;
+        self.weights.set_quantized(quantized);
+        Ok((Self { precision, cache_in_bf16: cache_in_bf16(precision, crew), ..self }, kept))
     }
 
     /// The model's shape.
@@ -57,25 +95,43 @@ impl Model {
         &self.config
     }
 
+    /// The arithmetic of the model's matrices.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The bytes of the matrices that each token is multiplied with, in the model's precision.
+    pub fn matrix_bytes(&self) -> usize {
+        let bytes = |(stored, quantized): (&Tensor, Option<&Quantized>)| match self.weight(stored, quantized)
+        {
+            Weight::Quantized(quantized) => quantized.bytes().len(),
+            Weight::Exact(stored) | Weight::Bf16(stored) => stored.bytes().len(),
+        };
+        let layers = self.weights.layers.iter().flat_map(LayerWeights::linears);
+        let unembedding = (&self.weights.embed_out, self.weights.embed_out_quantized.as_ref());
+        layers.map(|linear| (&linear.weight, linear.quantized.as_ref())).chain([unembedding]).map(bytes).sum()
+    }
+
     /// The model's weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    /// An empty cache with room for `positions` tokens.
+    /// An empty cache with room for `positions` tokens: in `f32`, or in `bf16` for a precision other than `exact` where the
+    /// processor multiplies that.
     ///
     /// # Errors
     /// If the model's context is shorter than that.
     pub fn cache(&self, positions: usize) -> Result<Cache> {
-        Cache::new(&self.config, positions)
+        Cache::new(&self.config, positions, self.cache_in_bf16)
     }
 
     /// Runs the new tokens of every sequence through the model and adds them to the caches. Gives the logits that the
     /// sequences ask for, `[R, V]`, in the order of the batch.
     ///
     /// # Errors
-    /// If a sequence is empty, too long for the context or its cache, or has an id outside the vocabulary. Nothing has
-    /// changed then.
+    /// If a sequence is empty, too long for the context or its cache, or has an id outside the vocabulary, or the crew's
+    /// instruction set does not have the model's precision. Nothing has changed then.
     pub fn forward<'w>(
         &self,
         crew: &Crew<'_>,
@@ -132,7 +188,7 @@ impl Model {
     /// # Panics
     /// If the shapes do not fit.
     pub fn unembed(&self, crew: &Crew<'_>, hidden: Mat<'_>, logits: &mut [f32]) {
-        let weight = Weight::Exact(&self.weights.embed_out);
+        let weight = self.weight(&self.weights.embed_out, self.weights.embed_out_quantized.as_ref());
         let product = Product { a: hidden, weight, bias: None, then: Then::Store };
         ops::matmul(crew, MatMut::new(logits, self.config.vocab_size), product);
     }
@@ -145,7 +201,8 @@ impl Model {
         ws: &mut Workspace,
         taps: &mut dyn Taps,
     ) -> Result<()> {
-        batch.iter().try_for_each(|sequence| sequence.check(&self.config))?;
+        self.precision.check(crew.isa())?;
+        batch.iter().try_for_each(|sequence| sequence.check(&self.config, crew.isa()))?;
         ws.begin(&self.config, batch);
         let c = self.config.hidden_size;
         ops::embedding(crew, MatMut::new(&mut ws.x, c), &ws.ids, &self.weights.embed_in);
@@ -177,14 +234,13 @@ impl Model {
         let gelu = Then::Gelu(self.config.hidden_act);
         self.layer_norm(crew, &mut ws.ln1, &ws.x, &layer.input_layernorm);
         self.layer_norm(crew, &mut ws.ln2, &ws.x, &layer.post_attention_layernorm);
-        let qkv = linear(&layer.query_key_value, &ws.ln1, Then::Store);
-        let neurons = linear(&layer.dense_h_to_4h, &ws.ln2, gelu);
+        let qkv = self.linear(&layer.query_key_value, &ws.ln1, Then::Store);
+        let neurons = self.linear(&layer.dense_h_to_4h, &ws.ln2, gelu);
         let out = (MatMut::new(&mut ws.qkv, 3 * c), MatMut::new(&mut ws.neurons, n));
         ops::matmuls(crew, [(out.0, &[qkv]), (out.1, &[neurons])]);
-        self.append(crew, l, batch, &ws.qkv);
         self.attention(crew, l, batch, ws);
-        let attn = linear(&layer.attention_dense, &ws.z, Then::Add);
-        let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Add);
+        let attn = self.linear(&layer.attention_dense, &ws.z, Then::Add);
+        let mlp = self.linear(&layer.dense_4h_to_h, &ws.neurons, Then::Add);
         ops::matmuls(crew, [(MatMut::new(&mut ws.x, c), &[attn, mlp])]);
     }
 
@@ -205,20 +261,20 @@ impl Model {
 
         self.layer_norm(crew, &mut ws.ln1, &ws.x, &layer.input_layernorm);
         tap(taps, at(At::Ln1), &mut ws.ln1, c);
-        let qkv = linear(&layer.query_key_value, &ws.ln1, Then::Store);
+        let qkv = self.linear(&layer.query_key_value, &ws.ln1, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.qkv, 3 * c), qkv);
         for (part, point) in [At::Q, At::K, At::V].into_iter().enumerate() {
             self.tap_qkv(taps, at(point), part, &mut ws.qkv);
         }
-        self.append(crew, l, batch, &ws.qkv);
         if taps.wants(at(At::Scores)) || taps.wants(at(At::Pattern)) {
+            self.append(crew, l, batch, &ws.qkv);
             self.attention_step_by_step(crew, l, batch, ws, taps);
         } else {
             self.attention(crew, l, batch, ws);
         }
         self.tap_heads(taps, at(At::Z), &mut ws.z);
         ws.attn_out.resize(ws.x.len(), 0.0);
-        let attn = linear(&layer.attention_dense, &ws.z, Then::Store);
+        let attn = self.linear(&layer.attention_dense, &ws.z, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.attn_out, c), attn);
         tap(taps, at(At::AttnOut), &mut ws.attn_out, c);
         // With the parallel residual the MLP reads x as it was before attention.
@@ -229,13 +285,13 @@ impl Model {
 
         self.layer_norm(crew, &mut ws.ln2, &ws.x, &layer.post_attention_layernorm);
         tap(taps, at(At::Ln2), &mut ws.ln2, c);
-        let neurons = linear(&layer.dense_h_to_4h, &ws.ln2, Then::Store);
+        let neurons = self.linear(&layer.dense_h_to_4h, &ws.ln2, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.neurons, n), neurons);
         tap(taps, at(At::MlpPre), &mut ws.neurons, n);
         ops::gelu(crew, MatMut::new(&mut ws.neurons, n), self.config.hidden_act);
         tap(taps, at(At::MlpPost), &mut ws.neurons, n);
         ws.mlp_out.resize(ws.x.len(), 0.0);
-        let mlp = linear(&layer.dense_4h_to_h, &ws.neurons, Then::Store);
+        let mlp = self.linear(&layer.dense_4h_to_h, &ws.neurons, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.mlp_out, c), mlp);
         tap(taps, at(At::MlpOut), &mut ws.mlp_out, c);
 
@@ -244,6 +300,21 @@ impl Model {
         }
         add(&mut ws.x, &ws.mlp_out);
         tap(taps, at(At::ResidPost), &mut ws.x, c);
+    }
+
+    /// `a Wᵀ + b`.
+    fn linear<'a>(&self, layer: &'a Linear, a: &'a [f32], then: Then) -> Product<'a> {
+        let weight = self.weight(&layer.weight, layer.quantized.as_ref());
+        Product { a: Mat::new(a, weight.shape()[1]), weight, bias: layer.bias.as_deref(), then }
+    }
+
+    /// A matrix in the model's precision.
+    fn weight<'a>(&self, stored: &'a Tensor, quantized: Option<&'a Quantized>) -> Weight<'a> {
+        match (self.precision, quantized) {
+            (Precision::Int8 | Precision::Int4, Some(quantized)) => Weight::Quantized(quantized),
+            (Precision::Bf16, _) => Weight::Bf16(stored),
+            _ => Weight::Exact(stored),
+        }
     }
 
     fn layer_norm(&self, crew: &Crew<'_>, out: &mut [f32], x: &[f32], norm: &LayerNormWeights) {
@@ -262,14 +333,25 @@ impl Model {
         }
     }
 
-    /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence.
-    fn attention(&self, crew: &Crew<'_>, l: usize, batch: &[Sequence<'_>], ws: &mut Workspace) {
-        let c = self.config.hidden_size;
+    /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
+    fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
+        let (c, dim) = (self.config.hidden_size, self.config.head_dim());
+        if ws.blocks.len() > batch.len() + 1 {
+            self.append(crew, l, batch, &ws.qkv);
+            let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
+            return ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
+                let (sequence, start) = ws.block_of[block];
+                (&batch[sequence].cache.layers[l], start)
+            });
+        }
+        // A block each: one region does both.
+        let mut caches: Vec<_> = batch
+            .iter_mut()
+            .map(|sequence| (sequence.cache.len(), &mut *sequence.cache))
+            .map(|(start, cache)| (&mut cache.layers[l], start))
+            .collect();
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-        ops::attention(crew, out, qkv, &self.rotary, self.config.head_dim(), &ws.blocks, |block| {
-            let (sequence, start) = ws.block_of[block];
-            (&batch[sequence].cache.layers[l], start)
-        });
+        ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, &mut caches);
     }
 
     /// The same up to rounding, with the scores and the pattern open to taps.
@@ -321,9 +403,9 @@ impl Model {
     }
 }
 
-fn linear<'a>(layer: &'a Linear, a: &'a [f32], then: Then) -> Product<'a> {
-    let (weight, bias) = (Weight::Exact(&layer.weight), layer.bias.as_deref());
-    Product { a: Mat::new(a, weight.shape()[1]), weight, bias, then }
+/// What a cache in `bf16` is to be made for, if it is to be in `bf16`.
+fn cache_in_bf16(precision: Precision, crew: &Crew<'_>) -> Option<Isa> {
+    Some(crew.isa()).filter(|isa| precision != Precision::Exact && isa.has_bf16())
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

@@ -1,5 +1,7 @@
 //! Loaders of the reference data that the tests of the whole system compare with.
 
+pub mod tales;
+
 use pythia_model::{Size, synth};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};

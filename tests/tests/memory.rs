@@ -1,6 +1,7 @@
 //! Memory: opening a model copies nothing, decoding allocates nothing, and a forward pass keeps no second copy.
 
-use pythia_model::{Model, Sequence, Size, Workspace};
+use pythia_model::quantized::{Check, Kept};
+use pythia_model::{Model, Precision, Sequence, Size, Workspace};
 use pythia_tensor::{Crew, Team};
 use pythia_tests::synthetic;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -105,27 +106,63 @@ fn opening_a_model_copies_only_its_vectors() {
     assert!(bytes < weights_len(dir.path()) / 50, "{bytes} bytes allocated");
 }
 
+/// The model in `int8`, with its quantised weights in a file of its folder.
+fn in_int8(crew: &Crew<'_>, dir: &Path) -> (Model, Kept) {
+    let (model, path) = (Model::open(dir).unwrap(), dir.join("model.int8"));
+    model.with_precision_kept(crew, Precision::Int8, (&path, Check::Quick), &mut |_| {}).unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn quantising_holds_a_matrix_at_a_time_and_opening_copies_nothing() {
+    let _alone = alone();
+    let dir = synthetic(Size::named("70m").unwrap());
+    Team::new(2).unwrap().enter(|crew| {
+        let before = status("RssAnon");
+        let ((model, kept), _, _) = counted(|| in_int8(crew, dir.path()));
+        assert!(kept.written && kept.not_written.is_none(), "{kept:?}");
+        let unembedding = model.weights().embed_out_quantized.as_ref().unwrap().bytes().len();
+        let held = status("RssAnon").saturating_sub(before);
+        drop(model);
+        let ((model, kept), bytes, _) = counted(|| in_int8(crew, dir.path()));
+        println!("{held} bytes held after quantising, {unembedding} the largest; {bytes} bytes to open");
+        assert!(!kept.written && kept.unusable.is_none(), "{kept:?}");
+        let (config, quantized) =
+            (model.config(), std::fs::metadata(dir.path().join("model.int8")).unwrap().len());
+        let vectors = 4 * config.num_hidden_layers * 13 * config.hidden_size;
+        let tables = 4 * config.max_position_embeddings * config.rotary_dims();
+        assert!(bytes < vectors + tables + (1 << 20), "{bytes} bytes allocated for {quantized}");
+        assert!(held < unembedding + (16 << 20), "{held} bytes");
+    });
+}
+
 /// The first passes find out how much room is needed, for every thread and the longest run of tokens.
 #[test]
 fn decoding_allocates_nothing() {
     let _alone = alone();
     let dir = synthetic(Size::named("14m").unwrap());
-    let model = Model::open(&dir).unwrap();
-    for (threads, sequences) in [(1, 1), (1, 3), (1, 6), (2, 1), (2, 6)] {
+    let exact = Model::open(&dir).unwrap();
+    let int8 =
+        Team::new(2).unwrap().enter(|crew| exact.clone().with_precision(crew, Precision::Int8)).unwrap();
+    let cases = [(1, 1), (1, 3), (1, 6), (2, 1), (2, 6)];
+    for (model, (threads, sequences)) in
+        [&exact, &int8].into_iter().flat_map(|model| cases.map(|c| (model, c)))
+    {
         Team::new(threads).unwrap().enter(|crew| {
             let mut workspace = Workspace::new();
             let mut caches: Vec<_> = (0..sequences).map(|_| model.cache(300).unwrap()).collect();
             let prompt: Vec<u32> = (0..100).collect();
             let mut batch: Vec<Sequence<'_>> =
                 caches.iter_mut().map(|cache| Sequence::last(&prompt, cache)).collect();
-            decode(crew, &model, &mut batch, &mut workspace);
+            decode(crew, model, &mut batch, &mut workspace);
             for sequence in &mut batch {
                 (sequence.ids, sequence.logits) = (&[17], 0..1);
             }
-            (0..32).for_each(|_| decode(crew, &model, &mut batch, &mut workspace));
+            (0..32).for_each(|_| decode(crew, model, &mut batch, &mut workspace));
             for token in 0..100 {
-                let ((), bytes, allocations) = counted(|| decode(crew, &model, &mut batch, &mut workspace));
-                let case = format!("token {token}, {threads} threads, {sequences} sequences");
+                let ((), bytes, allocations) = counted(|| decode(crew, model, &mut batch, &mut workspace));
+                let precision = model.precision();
+                let case = format!("token {token}, {threads} threads, {sequences} sequences, {precision}");
                 assert_eq!(allocations, 0, "by the leader, {bytes} bytes in all: {case}");
                 // Another thread may come late to its first tile of some kind.
                 assert!(bytes < 1 << 18 && (threads > 1 || bytes == 0), "{bytes} bytes: {case}");
@@ -162,6 +199,46 @@ fn status(key: &str) -> usize {
     line.trim_matches([':', '\t', ' ', 'k', 'B']).parse::<usize>().unwrap() * 1024
 }
 
+/// A prompt and some tokens.
+fn write_a_little(crew: &Crew<'_>, model: &Model) {
+    let prompt: Vec<u32> = (0..512).collect();
+    let (mut cache, mut workspace) = (model.cache(2048).unwrap(), Workspace::new());
+    decode(crew, model, &mut [Sequence::last(&prompt, &mut cache)], &mut workspace);
+    (0..20).for_each(|_| decode(crew, model, &mut [Sequence::last(&[17], &mut cache)], &mut workspace));
+}
+
+/// Run it alone: other tests of this file would count, too.
+#[test]
+#[ignore = "writes 1.2 GB"]
+#[cfg(target_os = "linux")]
+fn the_resident_set_of_410m_in_int8_is_its_quantised_weights_and_little_more() {
+    let _alone = alone();
+    let dir = synthetic(Size::named("410m").unwrap());
+    Team::new(2).unwrap().enter(|crew| {
+        let mb = |bytes: usize| bytes / 1_000_000;
+        assert!(in_int8(crew, dir.path()).1.written);
+        println!(
+            "quantising: at most {} MB resident, the stored weights' pages included",
+            mb(status("VmHWM"))
+        );
+        // From here on, the peak counts anew.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let (model, kept) = in_int8(crew, dir.path());
+        assert!(!kept.written);
+        write_a_little(crew, &model);
+        let weights = std::fs::metadata(dir.path().join("model.int8")).unwrap().len() as usize;
+        let (peak, own) = (status("VmHWM"), status("RssAnon"));
+        println!(
+            "{} MB of weights, at most {} MB resident, {} MB not mapped",
+            mb(weights),
+            mb(peak),
+            mb(own)
+        );
+        assert!(peak > weights, "the weights were not read?");
+        assert!(peak <= weights + 200_000_000, "{peak} bytes resident for {weights} of weights");
+    });
+}
+
 /// Run it alone: other tests of this file would count, too.
 #[test]
 #[ignore = "writes 0.8 GB"]
@@ -170,12 +247,7 @@ fn the_resident_set_of_410m_is_its_weights_and_little_more() {
     let _alone = alone();
     let dir = synthetic(Size::named("410m").unwrap());
     let model = Model::open(&dir).unwrap();
-    let prompt: Vec<u32> = (0..512).collect();
-    Team::new(2).unwrap().enter(|crew| {
-        let (mut cache, mut workspace) = (model.cache(2048).unwrap(), Workspace::new());
-        decode(crew, &model, &mut [Sequence::last(&prompt, &mut cache)], &mut workspace);
-        (0..20).for_each(|_| decode(crew, &model, &mut [Sequence::last(&[17], &mut cache)], &mut workspace));
-    });
+    Team::new(2).unwrap().enter(|crew| write_a_little(crew, &model));
     let (weights, peak, own) = (weights_len(dir.path()), status("VmHWM"), status("RssAnon"));
     let mb = |bytes: usize| bytes / 1_000_000;
     println!(

@@ -1,16 +1,11 @@
 //! The mini-suite, a small model at 14 steps of its training: transformers' loss at each, and text that reads like text.
 
-use pythia_model::{Cache, Model, Sequence, Tokenizer, Workspace, log_sum_exp};
-use pythia_tensor::{Crew, Mat, Team, ops};
+use pythia_model::{Model, Sequence, Tokenizer, Workspace, log_sum_exp};
+use pythia_tensor::{Crew, Mat, Team};
+use pythia_tests::tales::{self, WINDOW};
 use pythia_tests::{argmax, shared};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-/// Tokens whose loss a window gives.
-const WINDOW: usize = 256;
-
-/// Windows in one forward pass.
-const WINDOWS: usize = 16;
 
 /// Of the mean loss. The rounding errors of single losses, some 1e-6, have both signs.
 const TOLERANCE: f64 = 1e-5;
@@ -19,51 +14,12 @@ fn read_json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The tales of the validation set, each as `[0] + ids`, end to end.
-fn valid_ids(tokenizer: &Tokenizer, tales: &Path) -> Vec<u32> {
-    let tales = std::fs::read_to_string(tales).unwrap();
-    let mut ids = Vec::new();
-    for tale in tales.lines().map(read_json) {
-        ids.push(0);
-        ids.extend(tokenizer.encode(tale["text"].as_str().unwrap()).unwrap());
-    }
-    ids
-}
-
-/// The mean loss over all windows of `WINDOW + 1` ids, each of which starts with the last id of the one before.
-fn mean_loss(crew: &Crew<'_>, model: &Model, ids: &[u32]) -> f64 {
-    let starts: Vec<usize> = (0..ids.len() - WINDOW).step_by(WINDOW).collect();
-    let mut caches: Vec<Cache> = (0..WINDOWS).map(|_| model.cache(WINDOW).unwrap()).collect();
-    let mut workspace = Workspace::new();
-    let mut sum = 0.0;
-    for starts in starts.chunks(WINDOWS) {
-        for cache in &mut caches {
-            cache.truncate(0);
-        }
-        let mut batch: Vec<Sequence<'_>> = starts
-            .iter()
-            .zip(&mut caches)
-            .map(|(&start, cache)| Sequence::all(&ids[start..start + WINDOW], cache))
-            .collect();
-        let logits = model.forward(crew, &mut batch, &mut workspace).unwrap();
-        let mut log_sums = vec![0.0; logits.rows()];
-        ops::log_sum_exp(crew, &mut log_sums, logits);
-        let next = starts.iter().flat_map(|&start| &ids[start + 1..=start + WINDOW]);
-        sum += next
-            .zip(log_sums)
-            .enumerate()
-            .map(|(row, (&id, log_sum))| f64::from(log_sum) - f64::from(logits.row(row)[id as usize]))
-            .sum::<f64>();
-    }
-    sum / (starts.len() * WINDOW) as f64
-}
-
 /// Compares the losses of all steps, of which there must be `count`.
 fn check_losses(count: usize) {
-    let (Some(suite), Some(tales)) = (shared("mini-suite"), shared("data/tales/valid.jsonl")) else { return };
+    let (Some(suite), Some(valid)) = (shared("mini-suite"), shared("data/tales/valid.jsonl")) else { return };
     let want = read_json(&std::fs::read_to_string(suite.join("valid_loss.json")).unwrap());
     let tokenizer = Tokenizer::from_file(suite.join("tokenizer.json")).unwrap();
-    let ids = valid_ids(&tokenizer, &tales);
+    let ids = tales::ids(&tokenizer, &valid);
     assert_eq!(Some(ids.len() as u64), want["ids"].as_u64());
     assert_eq!(Some(((ids.len() - 1) / WINDOW * WINDOW) as u64), want["tokens_scored"].as_u64());
     let steps: Vec<_> = want["loss"].as_object().unwrap().iter().collect();
@@ -71,7 +27,7 @@ fn check_losses(count: usize) {
     Team::new(0).unwrap().enter(|crew| {
         for (step, want) in steps {
             let (model, want) = (Model::open(suite.join(step)).unwrap(), want.as_f64().unwrap());
-            let got = mean_loss(crew, &model, &ids);
+            let got = tales::mean_loss(crew, &model, &ids);
             println!("{step}: loss {got:.8}, transformers {want:.8}, difference {:.1e}", got - want);
             assert!((got - want).abs() <= TOLERANCE, "{step}: {got} {want}");
         }

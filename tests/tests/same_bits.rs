@@ -1,9 +1,9 @@
 //! The same bits: a logit does not depend on the number of threads, on the batch it was computed in, on how the prompt
-//! was split between calls, or on who watches. For every instruction set of this machine.
+//! was split between calls, or on who watches. For every precision and every instruction set of this machine.
 
 use proptest::prelude::*;
 use pythia_model::taps::{At, Point, TapAt};
-use pythia_model::{Cache, Model, Sequence, Size, Workspace};
+use pythia_model::{Cache, Model, Precision, Sequence, Size, Workspace};
 use pythia_tensor::{Crew, Isa, Team};
 use pythia_tests::{fingerprint, fixtures, synthetic};
 use std::sync::LazyLock;
@@ -23,6 +23,13 @@ fn model(size: &Size) -> Model {
 
 fn fixture(name: &str) -> Model {
     Model::open(fixtures().join("variants").join(name)).unwrap()
+}
+
+/// The model in every precision that an instruction set has.
+fn in_each_precision(model: &Model, isa: Isa) -> Vec<Model> {
+    let can = Precision::ALL.into_iter().filter(|precision| precision.runs_on(isa));
+    let team = Team::with_isa(2, isa).unwrap();
+    can.map(|p| team.enter(|crew| model.clone().with_precision(crew, p)).unwrap()).collect()
 }
 
 /// `len` ids that a seed chooses.
@@ -83,7 +90,8 @@ fn check(model: &Model, len: usize, isa: Isa, threads: &[usize]) {
     assert_eq!(want.len(), len);
     for &threads in threads {
         let case = |what: &str| {
-            format!("{what}, {threads} threads, {isa}, hidden size {}", model.config().hidden_size)
+            let (precision, c) = (model.precision(), model.config().hidden_size);
+            format!("{what}, {threads} threads, {isa}, {precision}, hidden size {c}")
         };
         Team::with_isa(threads, isa).unwrap().enter(|crew| {
             assert_eq!(at_once(crew, model, &ids), want, "{}", case("alone"));
@@ -102,7 +110,9 @@ fn check(model: &Model, len: usize, isa: Isa, threads: &[usize]) {
 fn fixtures_have_the_same_bits_in_any_company() {
     for name in ["parallel-f16", "sequential-rotary-full", "odd-sizes"] {
         for &isa in Isa::available() {
-            check(&fixture(name), 64, isa, &THREADS);
+            for model in in_each_precision(&fixture(name), isa) {
+                check(&model, 64, isa, &THREADS);
+            }
         }
     }
 }
@@ -112,15 +122,17 @@ fn several_blocks_of_keys_and_of_sums_have_the_same_bits_in_any_company() {
     let model = model(&WIDE);
     for &isa in Isa::available() {
         // The portable kernels are slow, and threads share the work in the same way for all.
-        check(&model, 150, isa, if isa == Isa::best() { &THREADS } else { &[2] });
+        let threads = if isa == Isa::best() { &THREADS[..] } else { &[2] };
+        in_each_precision(&model, isa).iter().for_each(|model| check(model, 150, isa, threads));
     }
 }
 
 /// The smallest published size: its unembedding is cut into many tiles.
 #[test]
 fn a_published_size_has_the_same_bits_in_any_company() {
-    let model = model(Size::named("14m").unwrap());
-    check(&model, 70, Isa::best(), &THREADS);
+    for model in in_each_precision(&model(Size::named("14m").unwrap()), Isa::best()) {
+        check(&model, 70, Isa::best(), &THREADS);
+    }
 }
 
 #[test]
@@ -128,10 +140,13 @@ fn tokens_one_by_one_have_the_bits_of_a_prompt() {
     let model = model(&WIDE);
     let ids = prompt(&model, 140, 11);
     for &isa in Isa::available() {
-        Team::with_isa(2, isa).unwrap().enter(|crew| {
-            let each: Vec<usize> = (1..ids.len()).collect();
-            assert_eq!(split(crew, &model, &ids, &each), at_once(crew, &model, &ids), "{isa}");
-        });
+        for model in in_each_precision(&model, isa) {
+            Team::with_isa(2, isa).unwrap().enter(|crew| {
+                let (each, precision): (Vec<usize>, _) = ((1..ids.len()).collect(), model.precision());
+                let whole = at_once(crew, &model, &ids);
+                assert_eq!(split(crew, &model, &ids, &each), whole, "{isa}, {precision}");
+            });
+        }
     }
 }
 
@@ -236,20 +251,26 @@ proptest! {
         others in prop::collection::vec(1..100_usize, 0..6),
         place in 0..6_usize,
         threads in 1..5_usize,
-        isa in prop::sample::select(Isa::available()),
+        isa in 0..Isa::available().len(),
+        precision in 0..12_usize,
         seed in 0..1000_u64,
     ) {
-        static MODEL: LazyLock<Model> = LazyLock::new(|| model(&SMALL));
-        let ids = prompt(&MODEL, len, seed);
+        static MODELS: LazyLock<Vec<Vec<Model>>> = LazyLock::new(|| {
+            let model = model(&SMALL);
+            Isa::available().iter().map(|&isa| in_each_precision(&model, isa)).collect()
+        });
+        let (models, isa) = (&MODELS[isa], Isa::available()[isa]);
+        let model = &models[precision % models.len()];
+        let ids = prompt(model, len, seed);
         let cuts: Vec<usize> = cuts.into_iter().filter(|&cut| cut < len).collect();
-        let mut prompts: Vec<Vec<u32>> = others.iter().map(|&len| prompt(&MODEL, len, seed + 1)).collect();
+        let mut prompts: Vec<Vec<u32>> = others.iter().map(|&len| prompt(model, len, seed + 1)).collect();
         let place = place.min(prompts.len());
         prompts.insert(place, ids.clone());
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let want = Team::with_isa(1, isa).unwrap().enter(|crew| at_once(crew, &MODEL, &ids));
+        let want = Team::with_isa(1, isa).unwrap().enter(|crew| at_once(crew, model, &ids));
         Team::with_isa(threads, isa).unwrap().enter(|crew| {
-            prop_assert_eq!(&split(crew, &MODEL, &ids, &cuts), &want);
-            prop_assert_eq!(&together(crew, &MODEL, &prompts, &mut Workspace::new())[place], &want);
+            prop_assert_eq!(&split(crew, model, &ids, &cuts), &want);
+            prop_assert_eq!(&together(crew, model, &prompts, &mut Workspace::new())[place], &want);
             Ok(())
         })?;
     }

@@ -54,15 +54,16 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     {
         ensure!(n > 0, "--{option} 0 measures nothing: ask for at least 1");
     }
-    let place = args.model.locate()?;
-    let model = place.model()?;
     let team = args.model.team()?;
+    let place = args.model.locate()?;
+    let model = args.model.model(&place, &team)?;
     let report = team.enter(|crew| measure(args, &model, crew))?;
     if args.model.json {
         return out.json(&report);
     }
-    let (parameters, dtype) = (model.config().parameters().total, model.weights().embed_in.dtype());
-    let model = format!("{}: {:.1} M parameters, {dtype}", place.name(), parameters as f64 / 1e6);
+    let parameters = model.config().parameters().total as f64 / 1e6;
+    let (dtype, precision) = (model.weights().embed_in.dtype(), model.precision());
+    let model = format!("{}: {parameters:.1} M parameters, {dtype}, {precision}", place.name());
     let threads = format!("{} threads, {}", team.threads(), team.isa());
     let table = report.table(Style::of(out), &model, &threads, (args.prompt_tokens, args.new_tokens));
     out.text(&table)
@@ -104,7 +105,7 @@ fn measure(args: &Args, model: &Model, crew: &Crew<'_>) -> Result<Report> {
 
     let (peak_gflops, read_gb_s) = (peak::fma_gflops(crew), peak::read_gb_s(crew));
     let new = args.new_tokens as f64;
-    let bytes = new * (weight_bytes(model) + cache_bytes(config, BEFORE as f64 + new / 2.0));
+    let bytes = new * (model.matrix_bytes() as f64 + cache_bytes(config, BEFORE as f64 + new / 2.0));
     Ok(Report {
         prefill_tok_s: args.prompt_tokens as f64 / prefill,
         decode_tok_s: new / decode,
@@ -151,18 +152,6 @@ fn prefill_flops(config: &Config, t: f64) -> f64 {
             .map(|n| n as f64);
     let linears = l * (4.0 * c * c + 2.0 * c * i);
     2.0 * linears * t + l * 4.0 * t * t / 2.0 * c + 2.0 * v * c
-}
-
-/// The bytes of the matrices that each token multiplies.
-fn weight_bytes(model: &Model) -> f64 {
-    let weights = model.weights();
-    let layer = |l: &pythia_model::LayerWeights| {
-        [&l.query_key_value, &l.attention_dense, &l.dense_h_to_4h, &l.dense_4h_to_h]
-            .map(|linear| linear.weight.bytes().len())
-            .iter()
-            .sum::<usize>()
-    };
-    (weights.embed_out.bytes().len() + weights.layers.iter().map(layer).sum::<usize>()) as f64
 }
 
 /// The bytes of the keys and values of `positions` tokens, in `f32`.

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod next;
+pub(crate) mod quantize;
 pub(crate) mod run;
 pub(crate) mod score;
 pub(crate) mod synth;
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command, out: &mut Out) -> Result<()> {
         Command::Tokenize(args) => tokenize::tokenize(&args, out),
         Command::Detokenize(args) => tokenize::detokenize(&args, out),
         Command::Bench(args) => bench::run(&args, out),
+        Command::Quantize(args) => quantize::run(&args, out),
         Command::Synth(args) => synth::run(&args, out),
     }
 }

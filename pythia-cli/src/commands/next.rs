@@ -43,16 +43,14 @@ struct Candidate {
 pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     ensure!(args.top > 0, "--top 0 shows nothing: ask for at least 1");
     let input = args.input.required(args.text.as_deref())?;
+    let team = args.model.team()?;
     let place = args.model.locate()?;
-    let opened = place.open()?;
+    let opened = args.model.open(&place, &team)?;
     let tokenizer = opened.tokenizer.as_ref();
     let ids = input.ids(tokenizer, &place.name())?;
     ensure!(!ids.is_empty(), "the prompt is empty: give a text, or the end-of-text token `<|endoftext|>`");
     let limit = tokenizer.map_or(usize::MAX, Tokenizer::vocab_size);
-    let best = args
-        .model
-        .team()?
-        .enter(|crew| next(&opened.model, crew, &mut Workspace::new(), &ids, args.top, limit))?;
+    let best = team.enter(|crew| next(&opened.model, crew, &mut Workspace::new(), &ids, args.top, limit))?;
     let token = |id| tokenizer.and_then(|t| t.token(id));
     let top: Vec<_> =
         best.into_iter().map(|(id, logprob)| Candidate { id, token: token(id), logprob }).collect();

@@ -11,8 +11,12 @@ use crate::interrupt::{Interrupted, Watch};
 use crate::model::Opened;
 use crate::output::{Out, joined, note};
 use crate::quiet::quietly;
+use crate::speculation::SpeculationArgs;
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Cache, Finish, Generated, GenerationConfig, Step, Tokenizer, Workspace, generate};
+use pythia_model::{
+    Cache, Finish, Generated, GenerationConfig, Speculation, Step, Tokenizer, Workspace, generate,
+    generate_speculatively,
+};
 use pythia_tensor::Crew;
 use serde::Serialize;
 use speed::Speed;
@@ -41,6 +45,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
+    speculation: SpeculationArgs,
+    #[command(flatten)]
     model: ModelArgs,
 }
 
@@ -57,6 +63,11 @@ struct Sample<'a> {
     /// Beam search's.
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
+    /// Speculative decoding's: tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proposed: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<usize>,
 }
 
 /// `run`.
@@ -71,15 +82,25 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
              prompt as an argument, with --file or on stdin"
         );
     }
+    let team = args.model.team()?;
     let place = args.model.locate()?;
-    let (opened, name) = (place.open()?, place.name());
-    args.model.team()?.enter(|crew| {
+    let (opened, name) = (args.model.open(&place, &team)?, place.name());
+    let draft = args.speculation.open_draft(&args.model, &team)?;
+    let speculation = args.speculation.speculation(draft.as_ref(), &opened)?;
+    team.enter(|crew| {
         let writer = Writer { opened: &opened, name: &name, crew, args };
         match input {
-            Some(input) => writer.once(&input, &config, out),
-            None => writer.converse(io::stdin().lock(), &config, out),
+            Some(input) => writer.once(&input, &config, speculation, out),
+            None => writer.converse(io::stdin().lock(), &config, speculation, out),
         }
     })
+}
+
+/// What is kept from one generation to the next.
+struct Memory<'d> {
+    workspace: Workspace,
+    cache: Cache,
+    speculation: Option<Speculation<'d>>,
 }
 
 /// A model at work on one text.
@@ -92,7 +113,13 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Continues one prompt.
-    fn once(&self, input: &Input, config: &GenerationConfig, out: &mut Out) -> Result<()> {
+    fn once(
+        &self,
+        input: &Input,
+        config: &GenerationConfig,
+        speculation: Option<Speculation<'_>>,
+        out: &mut Out,
+    ) -> Result<()> {
         let Opened { model, tokenizer } = self.opened;
         let ids = input.ids(tokenizer.as_ref(), self.name)?;
         if ids.is_empty() {
@@ -101,15 +128,15 @@ impl Writer<'_> {
         }
         let context = model.config().max_position_embeddings;
         // What does not fit is for `generate` to say.
-        let mut cache = model.cache(ids.len().saturating_add(config.max_new_tokens).min(context))?;
+        let cache = model.cache(ids.len().saturating_add(config.max_new_tokens).min(context))?;
         let prompt = match (input, tokenizer) {
             (Input::Text(text), _) => text.clone(),
             (Input::Ids(ids), Some(tokenizer)) => tokenizer.decode(ids),
             (Input::Ids(ids), None) => joined(ids),
         };
         let stats = self.args.stats || (io::stderr().is_terminal() && !self.args.model.json);
-        let memory = (&mut Workspace::new(), &mut cache);
-        let generated = self.write(&prompt, &ids, config, memory, stats, out)?;
+        let mut memory = Memory { workspace: Workspace::new(), cache, speculation };
+        let generated = self.write(&prompt, &ids, config, &mut memory, stats, out)?;
         let (several, cancelled) = (generated.len() > 1, is_cancelled(&generated));
         if cancelled && self.args.model.json {
             // No half of an object.
@@ -124,6 +151,8 @@ impl Writer<'_> {
                     text: &generated.text,
                     finish: generated.finish.as_str(),
                     score: generated.score,
+                    proposed: memory.speculation.as_ref().map(Speculation::proposed),
+                    accepted: memory.speculation.as_ref().map(Speculation::accepted),
                 })?;
             } else if !self.is_live(config) {
                 if several {
@@ -136,13 +165,20 @@ impl Writer<'_> {
     }
 
     /// Continues a text that grows by the lines of `input`, each on a line of its own.
-    fn converse(&self, mut input: impl BufRead, config: &GenerationConfig, out: &mut Out) -> Result<()> {
+    fn converse(
+        &self,
+        mut input: impl BufRead,
+        config: &GenerationConfig,
+        speculation: Option<Speculation<'_>>,
+        out: &mut Out,
+    ) -> Result<()> {
         let Opened { model, tokenizer } = self.opened;
         let tokenizer = tokenizer.as_ref().with_context(|| {
             format!("{} has no tokenizer.json, so it cannot read lines: give a prompt with --ids", self.name)
         })?;
         let context = model.config().max_position_embeddings;
-        let (mut workspace, mut cache, mut ids) = (Workspace::new(), model.cache(context)?, Vec::new());
+        let mut memory = Memory { workspace: Workspace::new(), cache: model.cache(context)?, speculation };
+        let mut ids = Vec::new();
         note("Each line continues the text; an empty one lets the model go on; Ctrl-D ends.");
         loop {
             out.text("> ")?;
@@ -166,15 +202,14 @@ impl Writer<'_> {
             let mut config = config.clone();
             config.max_new_tokens = config.max_new_tokens.min(room);
             config.min_new_tokens = config.min_new_tokens.min(room);
-            let memory = (&mut workspace, &mut cache);
-            let generated = self.write(line, &ids, &config, memory, self.args.stats, out)?;
+            let generated = self.write(line, &ids, &config, &mut memory, self.args.stats, out)?;
             if is_cancelled(&generated) {
                 return Err(Interrupted.into());
             }
             for generated in generated {
                 if generated.finish == Finish::Stop {
                     // The tokens of the shown text may be others than the first of those with the stop string.
-                    cache.truncate(have);
+                    memory.cache.truncate(have);
                 }
                 ids.extend(shown_ids(tokenizer, generated)?);
             }
@@ -192,12 +227,13 @@ impl Writer<'_> {
         prompt: &str,
         ids: &[u32],
         config: &GenerationConfig,
-        (workspace, cache): (&mut Workspace, &mut Cache),
+        memory: &mut Memory<'_>,
         stats: bool,
         out: &mut Out,
     ) -> Result<Vec<Generated>> {
         let Opened { model, tokenizer } = self.opened;
         let (watch, live) = (Watch::new(), self.is_live(config));
+        let Memory { workspace, cache, speculation } = memory;
         let mut speed = Speed::new(ids.len().saturating_sub(cache.len()));
         let (mut printed, mut failed) = (0, None);
         let mut on_step = |step: Step<'_>| {
@@ -212,8 +248,21 @@ impl Writer<'_> {
             let end = failed.is_some() || watch.stopped();
             if end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let tokenizer = tokenizer.as_ref();
-        let generated = generate(model, tokenizer, self.crew, workspace, cache, ids, config, &mut on_step)?;
+        let (tokenizer, crew) = (tokenizer.as_ref(), self.crew);
+        let generated = match speculation {
+            None => generate(model, tokenizer, crew, workspace, cache, ids, config, &mut on_step)?,
+            Some(speculation) => generate_speculatively(
+                model,
+                tokenizer,
+                crew,
+                workspace,
+                cache,
+                ids,
+                config,
+                speculation,
+                &mut on_step,
+            )?,
+        };
         if let Some(e) = failed {
             return Err(e);
         }
@@ -223,7 +272,10 @@ impl Writer<'_> {
             out.text(&format!("{rest}\n"))?;
         }
         if stats && !is_cancelled(&generated) {
-            note(&speed.line(config.num_beams > 1));
+            let guesses = speculation
+                .as_ref()
+                .map(|s| format!("; {} of {} proposed tokens accepted", s.accepted(), s.proposed()));
+            note(&format!("{}{}", speed.line(config.num_beams > 1), guesses.unwrap_or_default()));
         }
         Ok(generated)
     }

@@ -34,16 +34,16 @@ struct Scores<'a> {
 /// `score`.
 pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     let input = args.input.required(args.text.as_deref())?;
+    let team = args.model.team()?;
     let place = args.model.locate()?;
     let opened = match (&input, args.model.json) {
         // Nothing is said in text.
-        (Input::Ids(_), true) => Opened { model: place.model()?, tokenizer: None },
-        _ => place.open()?,
+        (Input::Ids(_), true) => Opened { model: args.model.model(&place, &team)?, tokenizer: None },
+        _ => args.model.open(&place, &team)?,
     };
     let ids = input.ids(opened.tokenizer.as_ref(), &place.name())?;
     ensure!(!ids.is_empty(), "the text is empty: there is nothing to score");
-    let logprobs =
-        args.model.team()?.enter(|crew| score(&opened.model, crew, &mut Workspace::new(), &ids))?;
+    let logprobs = team.enter(|crew| score(&opened.model, crew, &mut Workspace::new(), &ids))?;
     let known: Vec<f64> = logprobs.iter().flatten().map(|&l| f64::from(l)).collect();
     let sum: f64 = known.iter().sum();
     let perplexity = (!known.is_empty()).then(|| (-sum / known.len() as f64).exp());

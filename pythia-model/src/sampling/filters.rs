@@ -54,26 +54,18 @@ impl Filters {
         }
     }
 
-    #[cfg(test)]
+    /// What [`Filters::apply`] has left, in the order of the ids.
     pub(super) fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
 
-    /// The first id, by size, up to which the candidates have more than the fraction `u` (from 0 to just under 1)
-    /// of the probability.
+    /// Draws one of the candidates with `u`: see [`draw`].
     pub(super) fn pick(&self, u: f64) -> Option<u32> {
-        let target = u * self.total();
-        let mut sum = 0.0;
-        let found = self.candidates.iter().find(|c| {
-            sum += c.weight;
-            sum > target
-        });
-        // `u * total` may round up to `total`, to which the sum never gets past.
-        found.or(self.candidates.iter().rfind(|c| c.weight > 0.0)).map(|c| c.id)
+        draw(self.candidates.iter().map(|c| (c.id, c.weight)), u)
     }
 
-    /// The weights' sum, in the order of the ids.
-    fn total(&self) -> f64 {
+    /// The candidates' weights together.
+    pub(super) fn total(&self) -> f64 {
         self.candidates.iter().map(|c| c.weight).sum()
     }
 
@@ -146,6 +138,19 @@ impl Filters {
         let farthest = last.or(self.distances.last()).map_or(f64::INFINITY, |d| d.0);
         self.candidates.retain(|c| distance(c) <= farthest);
     }
+}
+
+/// The first id, in the order of `weights`, up to which they have more than the fraction `u` (from 0 to just under 1) of
+/// their sum; `None` if all are 0.
+pub(super) fn draw(mut weights: impl DoubleEndedIterator<Item = (u32, f64)> + Clone, u: f64) -> Option<u32> {
+    let target = u * weights.clone().map(|(_, weight)| weight).sum::<f64>();
+    let mut sum = 0.0;
+    let found = weights.clone().find(|(_, weight)| {
+        sum += weight;
+        sum > target
+    });
+    // `u * sum` may round up to the sum, past which nothing gets.
+    found.or(weights.rfind(|&(_, weight)| weight > 0.0)).map(|(id, _)| id)
 }
 
 fn score(candidate: &Candidate) -> f64 {

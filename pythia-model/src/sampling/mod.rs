@@ -6,11 +6,13 @@ mod filters;
 mod log_probs;
 mod processors;
 mod rng;
+mod speculative;
 
 pub(crate) use best::keep_best;
 pub use config::SamplingConfig;
 pub use log_probs::{log_softmax, log_sum_exp, top_log_probs};
 pub use processors::LogitsProcessors;
+pub(crate) use speculative::Proposal;
 
 use crate::{Error, Result};
 use filters::Filters;
@@ -74,21 +76,30 @@ impl Sampler {
     /// # Errors
     /// If a logit is NaN, if no token is left to choose from, or if an option names an id outside the vocabulary.
     pub fn sample(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<u32> {
-        self.process(logits, prompt, generated)?;
-        let (best, max) = argmax(&self.scores).ok_or_else(nothing_left)?;
-        if self.temperature == 0.0 {
-            return Ok(best as u32);
-        }
-        scale(&mut self.scores, max, self.temperature);
-        self.filters.apply(&self.scores);
-        self.filters.pick(self.rng.next_f64()).ok_or_else(nothing_left)
+        self.choose(logits, prompt, generated)?.ok_or_else(nothing_left)
     }
 
-    fn process(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<()> {
+    /// As [`Sampler::sample`], but `None` if no token is left to choose from.
+    fn choose(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<Option<u32>> {
+        let best = self.process(logits, prompt, generated)?;
+        match best {
+            Some(_) if self.temperature != 0.0 => Ok(self.filters.pick(self.rng.next_f64())),
+            best => Ok(best),
+        }
+    }
+
+    /// The best token; unless the temperature is 0, the candidates are in `filters` then. `None` if no token is left.
+    fn process(&mut self, logits: &[f32], prompt: &[u32], generated: &[u32]) -> Result<Option<u32>> {
         refuse_nan(logits)?;
         self.scores.clear();
         self.scores.extend_from_slice(&logits[..logits.len().min(self.vocab_limit)]);
-        self.processors.process(&mut self.scores, prompt, generated)
+        self.processors.process(&mut self.scores, prompt, generated)?;
+        let Some((best, max)) = argmax(&self.scores) else { return Ok(None) };
+        if self.temperature != 0.0 {
+            scale(&mut self.scores, max, self.temperature);
+            self.filters.apply(&self.scores);
+        }
+        Ok(Some(best as u32))
     }
 }
 

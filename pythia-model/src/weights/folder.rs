@@ -1,6 +1,6 @@
 //! [`Checkpoint`]: the safetensors files of a model's folder, taken as one set of named tensors.
 
-use super::safetensors::{TensorFile, shown};
+use super::safetensors::{FileStamp, TensorFile, shown};
 use super::unique::Entries;
 use crate::{Error, Result, disk};
 use pythia_tensor::Tensor;
@@ -87,6 +87,11 @@ impl Checkpoint {
     /// The file that says which tensors there are.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files on disk.
+    pub(super) fn stamps(&self) -> Vec<FileStamp> {
+        self.files.iter().filter_map(TensorFile::stamp).cloned().collect()
     }
 
     /// Takes a tensor out, with the path of its file.

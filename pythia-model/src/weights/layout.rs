@@ -9,6 +9,10 @@ pub(crate) const LM_HEAD: &str = "lm_head.weight";
 pub(crate) const FINAL_LAYER_NORM: &str = "gpt_neox.final_layer_norm";
 pub(crate) const LAYER_NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
+/// The matrices of a layer, in the order of the forward pass.
+pub(crate) const LINEARS: [&str; 4] =
+    ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
+
 /// One of a layer's matrices: `rows` outputs of `columns` inputs.
 pub(crate) struct LinearShape {
     /// The name within the layer.
@@ -21,12 +25,11 @@ pub(crate) struct LinearShape {
 }
 
 impl Config {
-    /// The matrices of a layer, in the order of the forward pass.
+    /// The matrices of a layer, in the order of [`LINEARS`].
     pub(crate) fn linears(&self) -> [LinearShape; 4] {
         let (c, i, bias) = (self.hidden_size, self.intermediate_size, self.attention_bias);
         let mlp = "`intermediate_size` and `hidden_size`";
-        let [qkv, dense, up, down] =
-            ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
+        let [qkv, dense, up, down] = LINEARS;
         [
             LinearShape { name: qkv, rows: 3 * c, columns: c, bias, keys: "`hidden_size`" },
             LinearShape { name: dense, rows: c, columns: c, bias, keys: "`hidden_size`" },

@@ -7,13 +7,13 @@ mod safetensors;
 mod tests;
 mod unique;
 
-pub use safetensors::TensorFile;
+pub use safetensors::{FileStamp, TensorFile};
 
 use crate::{Config, Error, Result};
 use folder::Checkpoint;
-use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LM_HEAD, LinearShape, in_layer};
-use pythia_tensor::Tensor;
-use safetensors::shown;
+use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEAD, LinearShape, in_layer};
+use pythia_tensor::{Quantized, Tensor};
+pub(crate) use safetensors::shown;
 use std::path::Path;
 
 /// The weights of a model. Matrices stay in the file's memory and type; vectors, less than a thousandth of the
@@ -28,6 +28,10 @@ pub struct Weights {
     pub final_layer_norm: LayerNormWeights,
     /// The unembedding, `[V, C]`; the embedding itself where the config ties them.
     pub embed_out: Tensor,
+    /// The unembedding quantised, if the model's precision is.
+    pub embed_out_quantized: Option<Quantized>,
+    /// The files that all this lies in; none if it was in memory.
+    pub files: Vec<FileStamp>,
     /// The tensors of the files that the model has no use for, sorted. Buffers of old checkpoints (attention masks,
     /// rotary frequencies) are not listed.
     pub ignored: Vec<String>,
@@ -55,6 +59,8 @@ pub struct LayerWeights {
 pub struct Linear {
     /// `[N, K]`: a row for each of the `N` outputs.
     pub weight: Tensor,
+    /// The same quantised, if the model's precision is.
+    pub quantized: Option<Quantized>,
     /// `[N]`, if the matrix has one.
     pub bias: Option<Vec<f32>>,
 }
@@ -88,9 +94,45 @@ impl Weights {
     pub fn from_static(bytes: &'static [u8], name: &str, config: &Config) -> Result<Self> {
         read(Checkpoint::of(TensorFile::from_static(name, bytes)?), config)
     }
+
+    /// Every matrix that activations are multiplied with, in the order of the forward pass, by its name in a
+    /// checkpoint. The last is the unembedding, called so even if it is tied.
+    pub fn matrices(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        let layers = self.layers.iter().enumerate().flat_map(|(l, layer)| {
+            let linears = LINEARS.into_iter().zip(layer.linears());
+            linears.map(move |(name, linear)| (in_layer(l, name) + ".weight", &linear.weight))
+        });
+        layers.chain([(EMBED_OUT.to_owned(), &self.embed_out)])
+    }
+
+    /// Gives every matrix its quantised form, in the order of [`Weights::matrices`]; those left over get none.
+    pub(crate) fn set_quantized(&mut self, quantized: Vec<Quantized>) {
+        let mut quantized = quantized.into_iter();
+        for linear in self.layers.iter_mut().flat_map(LayerWeights::linears_mut) {
+            linear.quantized = quantized.next();
+        }
+        self.embed_out_quantized = quantized.next();
+    }
+}
+
+impl LayerWeights {
+    /// The matrices, in the order of [`LINEARS`].
+    pub(crate) fn linears(&self) -> [&Linear; 4] {
+        [&self.query_key_value, &self.attention_dense, &self.dense_h_to_4h, &self.dense_4h_to_h]
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        [
+            &mut self.query_key_value,
+            &mut self.attention_dense,
+            &mut self.dense_h_to_4h,
+            &mut self.dense_4h_to_h,
+        ]
+    }
 }
 
 fn read(checkpoint: Checkpoint, config: &Config) -> Result<Weights> {
+    let files = checkpoint.stamps();
     let mut reader = Reader { checkpoint, config };
     let table = [config.vocab_size, config.hidden_size];
     let embed_in = reader.tensor(EMBED_IN, &table, "`vocab_size` and `hidden_size`")?;
@@ -98,7 +140,7 @@ fn read(checkpoint: Checkpoint, config: &Config) -> Result<Weights> {
     let final_layer_norm = reader.layer_norm(FINAL_LAYER_NORM)?;
     let embed_out = reader.unembedding(&embed_in)?;
     let ignored = reader.rest()?;
-    Ok(Weights { embed_in, layers, final_layer_norm, embed_out, ignored })
+    Ok(Weights { embed_in, layers, final_layer_norm, embed_out, embed_out_quantized: None, files, ignored })
 }
 
 /// Takes the model's tensors out of a checkpoint.
@@ -153,7 +195,7 @@ impl Reader<'_> {
         let of_attention = m.name.starts_with("attention.");
         let keys = if of_attention { "`attention_bias` and `hidden_size`" } else { m.keys };
         let bias = m.bias.then(|| self.vector(&format!("{name}.bias"), m.rows, keys)).transpose()?;
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, quantized: None, bias })
     }
 
     fn layer(&mut self, layer: usize) -> Result<LayerWeights> {

@@ -13,6 +13,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The longest header that the format allows.
 const MAX_HEADER: usize = 100_000_000;
@@ -23,8 +24,20 @@ const MAX_HEADER: usize = 100_000_000;
 /// has been cut off ends it (`SIGBUS`). Files that this crate writes are replaced by renaming, which is harmless.
 pub struct TensorFile {
     path: PathBuf,
+    stamp: Option<FileStamp>,
     bytes: SharedBytes,
     entries: HashMap<String, Entry>,
+}
+
+/// A file on disk, as it was when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When it was last written, if the file system knows.
+    pub modified: Option<SystemTime>,
 }
 
 struct Entry {
@@ -45,7 +58,10 @@ impl TensorFile {
         if length == 0 {
             return Err(Error::file(path, "the file is empty: download or write it again"));
         }
-        Self::from_shared(path, Arc::new(map(&file).map_err(|e| Error::io(path, e))?))
+        let bytes = disk::map(&file).map_err(|e| Error::io(path, e))?;
+        let modified = file.metadata().and_then(|m| m.modified()).ok();
+        let stamp = FileStamp { path: path.to_owned(), length, modified };
+        Ok(Self { stamp: Some(stamp), ..Self::from_shared(path, Arc::new(bytes))? })
     }
 
     /// Reads the header of a file that is in memory; `name` is what errors call it. Tensors that are not aligned to
@@ -59,12 +75,17 @@ impl TensorFile {
 
     fn from_shared(path: &Path, bytes: SharedBytes) -> Result<Self> {
         let entries = parse(path, (*bytes).as_ref())?;
-        Ok(Self { path: path.to_owned(), bytes, entries })
+        Ok(Self { path: path.to_owned(), stamp: None, bytes, entries })
     }
 
     /// The file's path, or the name of the bytes in memory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file as it was when it was opened; `None` for bytes in memory.
+    pub fn stamp(&self) -> Option<&FileStamp> {
+        self.stamp.as_ref()
     }
 
     /// Whether there is a tensor `name`.
@@ -109,18 +130,8 @@ impl fmt::Debug for TensorFile {
     }
 }
 
-#[allow(unsafe_code)]
-fn map(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the mapping is private and read-only. What remains is that somebody else changes the file in place
-    // while it is mapped. Weights are plain numbers for which every bit pattern is valid, and the header is parsed
-    // once, every later access being checked against the mapping's own fixed length, so changed bytes give wrong
-    // numbers; cutting the file off gives SIGBUS, which ends the process. Both are documented on `TensorFile`; the
-    // alternative, reading gigabytes into memory of our own on every start, is the greater harm.
-    unsafe { memmap2::Mmap::map(file) }
-}
-
 /// A name from a file, fit for a line of text.
-pub(super) fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let name = name.escape_debug();
     if name.clone().count() > 120 { name.take(120).chain("...".chars()).collect() } else { name.collect() }
 }

@@ -1,16 +1,14 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{KeyValues, QUERIES, Running, attend, mix, scores, write_keys, write_values};
+use crate::kernels::attention::{Head, HeadMut, KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
 use crate::kernels::rotary::Rotary;
-use crate::{Crew, Mat, MatMut, Tile, Tiles};
+use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
 }
-
-/// Elements below which waking other threads costs more than copying.
-const ALONE: usize = 1 << 14;
 
 /// Writes the keys (rotated) and values of one sequence's rows of `qkv`, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, to
 /// its cache, at the positions from `start` on.
@@ -18,22 +16,24 @@ const ALONE: usize = 1 << 14;
 /// # Panics
 /// If the shapes do not fit or there is no room.
 pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
-    if qkv.rows() * qkv.cols() < ALONE {
-        return cache.append(qkv, start, rotary);
-    }
     cache.check(qkv, start);
-    let dim = cache.shape().1;
-    let write_keys = |mut tile: Tile<'_>| {
+    let heads = each_to_one_task(cache.heads_mut());
+    let mut none = vec![0.0; heads.len()];
+    let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
-        write_keys(qkv, h, start, rotary, &mut vec![0.0; dim], tile.row_mut(h));
+        only(&heads[h]).write(qkv, h, start, rotary);
     };
-    let write_values = |mut tile: Tile<'_>| {
-        let h = tile.rows().start;
-        write_values(qkv, h, start, dim, tile.row_mut(h));
-    };
-    let (keys, values) = cache.rows_mut();
-    let (k, v) = (keys.cols(), values.cols());
-    crew.run(&mut [Tiles::new(keys, 1, k, &write_keys), Tiles::new(values, 1, v, &write_values)]);
+    crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
+}
+
+/// Heads of which each is written to by one task of a region.
+fn each_to_one_task<'a>(heads: impl Iterator<Item = HeadMut<'a>>) -> Vec<Mutex<HeadMut<'a>>> {
+    heads.map(Mutex::new).collect()
+}
+
+/// A task's own head: nobody else ever holds the lock.
+fn only<'h, 'a>(head: &'h Mutex<HeadMut<'a>>) -> MutexGuard<'h, HeadMut<'a>> {
+    head.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Attention of every sequence's new tokens over its cache, which already holds their keys and values.
@@ -53,21 +53,70 @@ pub fn attention<'c>(
     blocks: &[usize],
     block: impl Fn(usize) -> (&'c KeyValues, usize) + Sync,
 ) {
+    check(&out, qkv, dim, blocks);
+    let isa = crew.isa();
+    let work = |tile: Tile<'_>| {
+        let (cache, start) = block(tile.row_block());
+        let head = cache.head(tile.cols().start / dim);
+        attend_tile(isa, tile, qkv, start, head, rotary);
+    };
+    crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
+}
+
+/// [`append`] and [`attention`] in one parallel region, for sequences of few new tokens each: sequence `i` has the rows
+/// `bounds[i]..bounds[i + 1]`, at most 32, and `caches[i]` is its cache and the position of its first row.
+///
+/// Each task writes the keys and values of its sequence and head before it reads them. For one token that halves the
+/// regions, and the lines that it writes are those that the same thread reads next.
+///
+/// # Panics
+/// If the shapes do not fit, there is no room, or a sequence has more than 32 rows.
+pub fn append_and_attend(
+    crew: &Crew<'_>,
+    out: MatMut<'_>,
+    qkv: Mat<'_>,
+    rotary: &Rotary,
+    dim: usize,
+    bounds: &[usize],
+    caches: &mut [(&mut KeyValues, usize)],
+) {
+    check(&out, qkv, dim, bounds);
+    assert_eq!(caches.len() + 1, bounds.len(), "caches and rows of sequences");
+    for ((cache, start), rows) in caches.iter().zip(bounds.windows(2)) {
+        cache.check(qkv.slice_rows(rows[0]..rows[1]), *start);
+        assert_eq!(cache.shape(), (out.cols() / dim, dim), "heads of a cache");
+    }
+    let (isa, count) = (crew.isa(), out.cols() / dim);
+    let starts: Vec<usize> = caches.iter().map(|(_, start)| *start).collect();
+    let heads = each_to_one_task(caches.iter_mut().flat_map(|(cache, _)| cache.heads_mut()));
+    let work = |tile: Tile<'_>| {
+        let (sequence, h) = (tile.row_block(), tile.cols().start / dim);
+        let (mut head, start) = (only(&heads[sequence * count + h]), starts[sequence]);
+        head.write(qkv.slice_rows(tile.rows()), h, start, rotary);
+        attend_tile(isa, tile, qkv, start, head.reborrow(), rotary);
+    };
+    crew.run(&mut [Tiles::ragged(out, bounds, dim, &work)]);
+}
+
+fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
     assert!(qkv.rows() == out.rows() && qkv.cols() == 3 * out.cols(), "attention of {qkv:?}");
     assert!(out.cols().is_multiple_of(dim), "heads of {dim} in {} columns", out.cols());
     assert!(blocks.windows(2).all(|b| b[1] - b[0] <= QUERIES), "blocks of at most {QUERIES} rows");
-    let isa = crew.isa();
-    let work = |mut tile: Tile<'_>| {
-        let (cache, start) = block(tile.row_block());
-        let (rows, h) = (tile.rows(), tile.cols().start / dim);
-        let q = qkv.slice_rows(rows.clone()).slice_cols(h * 3 * dim..(h * 3 + 1) * dim);
-        RUNNING.with_borrow_mut(|running| {
-            attend(isa, q, start, cache.head(h), rotary, running, &mut |t, z| {
-                tile.row_mut(rows.start + t).copy_from_slice(z);
-            });
+}
+
+/// A tile of one head: its rows are queries, the first at position `start`.
+fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary) {
+    let (rows, cols) = (tile.rows(), tile.cols());
+    let q = qkv.slice_rows(rows.clone()).slice_cols(3 * cols.start..3 * cols.start + cols.len());
+    for row in rows.clone() {
+        ask_for(isa, q.row(row - rows.start));
+        ask_for(isa, tile.row_mut(row));
+    }
+    RUNNING.with_borrow_mut(|running| {
+        attend(isa, q, start, head, rotary, running, &mut |t, z| {
+            tile.row_mut(rows.start + t).copy_from_slice(z);
         });
-    };
-    crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
+    });
 }
 
 /// The attention scores of one sequence's new tokens, before the softmax: `out` is `[H * T, start + T]`, row `h * T + t`

@@ -30,7 +30,8 @@ pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
-    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics.
+    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics. With at most 16 rows of activations, where
+    /// it would not be faster, it is `Exact`: a row's bits may differ between these and more.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
@@ -130,6 +131,11 @@ fn tile_size(m: usize, n: usize, threads: usize, most_rows: usize) -> (usize, us
     (rows, even.clamp(COLUMNS, most))
 }
 
+/// Whether a product is computed in bf16.
+pub(super) fn rounds_to_bf16(product: &Product<'_>) -> bool {
+    matches!(product.weight, Weight::Bf16(_)) && product.a.rows() > FEW
+}
+
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
     let (gelu, add) = match product.then {
         Then::Store => (None, false),
@@ -138,16 +144,16 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
     };
     let then = Epilogue { bias: product.bias, gelu, add };
     match product.weight {
-        Weight::Exact(w) => with_element!(w.dtype(), W => {
+        Weight::Exact(w) | Weight::Bf16(w) if !rounds_to_bf16(product) => with_element!(w.dtype(), W => {
             linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
         }),
         #[cfg(target_arch = "x86_64")]
-        Weight::Bf16(w) => with_element!(w.dtype(), W => {
+        Weight::Exact(w) | Weight::Bf16(w) => with_element!(w.dtype(), W => {
             let a = activations.bf16(product.a);
             linear_bf16::<W>(isa, a, bytemuck::cast_slice(w.bytes()), then, tile);
         }),
         #[cfg(not(target_arch = "x86_64"))]
-        Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+        Weight::Exact(_) | Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
         Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
             let (rows, cols) = (tile.rows(), tile.cols());
             // Quantised weights give sums for whole groups of columns.

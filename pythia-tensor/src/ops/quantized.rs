@@ -1,7 +1,7 @@
 //! What a product with rounded activations needs beside its kernel: the activations in codes or in bf16, once for all tiles
 //! and products.
 
-use super::matmul::{Product, Weight};
+use super::matmul::{Product, Weight, rounds_to_bf16};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
 use crate::kernels::quantized::{COLS, Rounded, round_activations, rounded_len};
@@ -20,10 +20,9 @@ enum To {
 }
 
 impl To {
-    fn of(weight: &Weight<'_>) -> Option<Self> {
-        match weight {
-            Weight::Exact(_) => None,
-            Weight::Bf16(_) => Some(Self::Bf16),
+    fn of(product: &Product<'_>) -> Option<Self> {
+        match product.weight {
+            Weight::Exact(_) | Weight::Bf16(_) => rounds_to_bf16(product).then_some(Self::Bf16),
             Weight::Quantized(_) => Some(Self::Codes),
         }
     }
@@ -62,7 +61,7 @@ impl Activations {
         self.starts.clear();
         let mut len = 0;
         for product in products {
-            let (a, Some(to)) = (product.a, To::of(&product.weight)) else { continue };
+            let (a, Some(to)) = (product.a, To::of(product)) else { continue };
             if self.starts.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
@@ -76,11 +75,8 @@ impl Activations {
                 continue;
             }
             let isa = crew.isa();
-            let work = |mut tile: Tile<'_>| {
-                for m in tile.rows() {
-                    to.round(isa, a.row(m), tile.row_mut(m));
-                }
-            };
+            let work =
+                |mut tile: Tile<'_>| tile.rows().for_each(|m| to.round(isa, a.row(m), tile.row_mut(m)));
             let parts = if a.rows() * a.cols() < ALONE { 1 } else { 4 * crew.threads() };
             let out = MatMut::new(&mut self.words[start..len], words);
             crew.run(&mut [Tiles::new(out, a.rows().div_ceil(parts), words, &work)]);

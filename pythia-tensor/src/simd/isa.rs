@@ -144,6 +144,33 @@ macro_rules! stamp {
 }
 pub(crate) use stamp;
 
+/// [`stamp!`] for what multiplies pairs of bf16: `name(isa, arguments)` calls `body(simd, pairs, arguments)`, and panics
+/// unless `isa` is `avx512bf16`.
+macro_rules! stamp_pairs {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident ($($arg:ident : $ty:ty),* $(,)?) = $body:path;
+    )*) => { $(
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+                fn pairs(simd: $crate::simd::Avx512, pairs: $crate::simd::Pairs, $($arg: $ty),*) {
+                    $body(simd, pairs, $($arg),*);
+                }
+                if isa.which() == $crate::simd::Which::Avx512Bf16 {
+                    // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
+                    return unsafe { pairs($crate::simd::Avx512::new(), $crate::simd::Pairs::new(), $($arg),*) };
+                }
+            }
+            $(let _ = $arg;)*
+            panic!("{isa} does not multiply bf16");
+        }
+    )* };
+}
+pub(crate) use stamp_pairs;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,10 +14,12 @@ mod isa;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod portable;
+mod product;
 
 pub use isa::Isa;
-pub(crate) use isa::{Which, stamp};
+pub(crate) use isa::{Which, stamp, stamp_pairs};
 pub(crate) use portable::Portable;
+pub(crate) use product::{Product, Single};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
     avx2::Avx2,

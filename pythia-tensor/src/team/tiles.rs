@@ -168,7 +168,8 @@ impl<'a> Tiles<'a> {
         Self { out, rows: RowBlocks::Every(rows), cols, work }
     }
 
-    /// Tiles of `cols` columns whose blocks of rows end where the next begins: `bounds[i]..bounds[i + 1]`.
+    /// Tiles of `cols` columns whose blocks of rows end where the next begins: `bounds[i]..bounds[i + 1]`. The last are
+    /// handed out first: a prompt's last queries see the most keys, and a region should end with short tasks.
     ///
     /// # Panics
     /// If `cols` is zero, or `bounds` does not rise from 0 to the number of rows.
@@ -205,10 +206,13 @@ impl<'a> Tiles<'a> {
     /// Each index below `count` may be asked for once.
     pub(super) unsafe fn tile(&self, index: usize) -> Tile<'_> {
         let blocks = self.count() / self.out.cols.div_ceil(self.cols);
-        let (block, c) = (index % blocks, index / blocks * self.cols);
+        let (mut block, c) = (index % blocks, index / blocks * self.cols);
         let rows = match self.rows {
             RowBlocks::Every(n) => block * n..(block * n + n).min(self.out.rows),
-            RowBlocks::At(bounds) => bounds[block]..bounds[block + 1],
+            RowBlocks::At(bounds) => {
+                block = blocks - 1 - block;
+                bounds[block]..bounds[block + 1]
+            }
         };
         let cols = c..(c + self.cols).min(self.out.cols);
         Tile { data: self.out.data, stride: self.out.cols, rows, cols, block, owner: PhantomData }

@@ -2,7 +2,7 @@
 
 use crate::numbers::{U, assert_near, numbers, on_every_team};
 use proptest::prelude::*;
-use pythia_tensor::ops::{attention, attention_mix, attention_scores, softmax};
+use pythia_tensor::ops::{append_and_attend, attention, attention_mix, attention_scores, softmax};
 use pythia_tensor::reference::attention_reference;
 use pythia_tensor::{KeyValues, Mat, MatMut, Rotary};
 
@@ -163,6 +163,29 @@ proptest! {
                 prop_assert!(alone[..] == all[rows.start * 2 * dim..rows.end * 2 * dim], "{} rows {:?}", isa, rows);
             }
         }
+    }
+
+    /// Keys and values that the region itself writes are those that were there before it.
+    #[test]
+    fn appending_in_the_same_region_changes_nothing(heads in 1..4_usize, dim in dims(), lens in lens(), seed: u64) {
+        let lens: Vec<_> = lens.into_iter().map(|(start, new)| (start, new.min(32))).collect();
+        let batch = Batch::new(heads, dim, &lens, seed);
+        let (qkv, (bounds, _)) = (batch.qkv(), batch.blocks(32));
+        let results = on_every_team(|crew| {
+            let before = |s: &Sequence| {
+                let mut cache = KeyValues::new(heads, dim, s.tokens);
+                cache.append(Mat::new(&s.qkv[..s.start * batch.cols()], batch.cols()), 0, &batch.rotary);
+                cache
+            };
+            let mut caches: Vec<_> = batch.sequences.iter().map(before).collect();
+            let starts = batch.sequences.iter().map(|s| s.start);
+            let mut caches: Vec<_> = caches.iter_mut().zip(starts).collect();
+            let mut out = vec![f32::NAN; qkv.len() / 3];
+            let out_mat = MatMut::new(&mut out, heads * dim);
+            append_and_attend(crew, out_mat, Mat::new(&qkv, batch.cols()), &batch.rotary, dim, &bounds, &mut caches);
+            out
+        });
+        prop_assert!(results == batch.run(32));
     }
 
     /// The scores are the dot products, and nothing of what comes later; with the softmax and the mix, they make attention.

@@ -28,7 +28,13 @@ fn converse(lines: &str, options: &[&str]) -> (Vec<String>, Result<()>) {
     let (opened, screen) = (Place::Embedded.open().unwrap(), Screen::default());
     let ended = Team::new(1).unwrap().enter(|crew| {
         let writer = Writer { opened: &opened, name: "the embedded model", crew, args: &args };
-        writer.converse(lines.as_bytes(), &args.generation.config(), &mut Out::to(screen.clone()))
+        let speculation = args.speculation.speculation(None, &opened)?;
+        writer.converse(
+            lines.as_bytes(),
+            &args.generation.config(),
+            speculation,
+            &mut Out::to(screen.clone()),
+        )
     });
     let shown = String::from_utf8(screen.0.take()).unwrap();
     (shown.split("> ").skip(1).map(str::to_owned).collect(), ended)
@@ -106,6 +112,15 @@ fn each_line_continues_the_text() {
     let both = format!("{}{}", first.trim_end_matches('\n'), more.trim_end_matches('\n'));
     assert_eq!(both, format!("Once upon{}", continued("Once upon", 12)));
     assert_eq!(*second, format!("The old man{}\n", continued(&format!("{both}\nThe old man"), 6)));
+}
+
+#[test]
+fn a_conversation_with_speculation_is_the_same() {
+    let lines = "Once upon\nThe old man\n\nOnce upon\n";
+    let (plain, _) = converse(lines, &["-n", "40", "--ignore-eos"]);
+    let (lookup, ended) = converse(lines, &["-n", "40", "--ignore-eos", "--lookup"]);
+    ended.unwrap();
+    assert_eq!(lookup, plain);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Isa;
+use half::bf16;
 use proptest::prelude::*;
 
 /// One head's q, k, v in a row of `[q, k, v][D]` for each of `t` positions.
@@ -13,8 +14,18 @@ fn qkv(t: usize, dim: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Empty caches of every kind that `isa` can read.
+fn caches(isa: Isa, dim: usize, positions: usize) -> Vec<KeyValues> {
+    let bf16 = KeyValues::new_bf16(isa, 1, dim, positions);
+    [KeyValues::new(1, dim, positions)].into_iter().chain(bf16).collect()
+}
+
 fn attend_all(isa: Isa, qkv: Mat<'_>, dim: usize, rotary: &Rotary, split: &[usize]) -> Vec<f32> {
-    let mut cache = KeyValues::new(1, dim, qkv.rows());
+    attend_with(isa, KeyValues::new(1, dim, qkv.rows()), qkv, rotary, split)
+}
+
+fn attend_with(isa: Isa, mut cache: KeyValues, qkv: Mat<'_>, rotary: &Rotary, split: &[usize]) -> Vec<f32> {
+    let dim = cache.shape().1;
     let mut out = vec![f32::NAN; qkv.rows() * dim];
     let mut start = 0;
     for &len in split {
@@ -57,17 +68,49 @@ proptest! {
         }
     }
 
+    /// Against the reference with keys, values and scaled queries rounded to bf16: then only the weights are rounded to it,
+    /// by 2^-9 each, and a mix of values up to 2 by no more than that in proportion.
+    #[test]
+    fn pairs_of_bf16_match_the_reference(t in 1..150_usize, dim in prop::sample::select(vec![7, 24, 32, 64, 80, 128, 256]), seed: u64) {
+        let data = qkv(t, dim, seed);
+        let qkv = Mat::new(&data, 3 * dim);
+        let rotary = Rotary::new(dim / 4 / 2 * 2, 10000.0, t);
+        let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
+        let rounded = |part: usize| {
+            let mut x: Vec<f32> = (0..t).flat_map(|p| qkv.row(p)[part * dim..][..dim].to_vec()).collect();
+            if part == 0 {
+                x.iter_mut().for_each(|x| *x *= scale);
+            }
+            x.chunks_mut(dim).enumerate().for_each(|(p, x)| if part < 2 { rotary.rotate(x, p) });
+            x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+            x
+        };
+        let (mut q, k, v) = (rounded(0), rounded(1), rounded(2));
+        q.iter_mut().for_each(|q| *q /= scale);
+        let want = attention_reference(Mat::new(&q, dim), Mat::new(&k, dim), Mat::new(&v, dim), 0).concat();
+        let single = 2.0 * (4.0 * (dim as f64).sqrt() * (dim as f64 + 4.0) + t as f64 + 40.0) * f64::from(f32::EPSILON / 2.0);
+        let bound = single + 2.0 * 2_f64.powi(-9) * 1.01;
+        for &isa in Isa::available() {
+            let Some(cache) = KeyValues::new_bf16(isa, 1, dim, t) else { continue };
+            let got = attend_with(isa, cache, qkv, &rotary, &[t]);
+            for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                prop_assert!((f64::from(got) - want).abs() <= bound, "{} {} at {}: {} {}", isa, dim, i, got, want);
+            }
+        }
+    }
+
     #[test]
     fn any_split_of_the_prompt_gives_the_same_bits(lens in prop::collection::vec(1..70_usize, 1..5), dim in prop::sample::select(vec![24, 32, 80]), seed: u64) {
         let t = lens.iter().sum();
         let data = qkv(t, dim, seed);
         let rotary = Rotary::new(8, 10000.0, t);
         for &isa in Isa::available() {
-            let whole = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &[t]);
-            let split = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &lens);
-            let one_by_one = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &vec![1; t]);
-            prop_assert_eq!(&whole, &split);
-            prop_assert_eq!(&whole, &one_by_one);
+            for cache in caches(isa, dim, t) {
+                let attend = |split: &[usize]| attend_with(isa, cache.clone(), Mat::new(&data, 3 * dim), &rotary, split);
+                let whole = attend(&[t]);
+                prop_assert_eq!(&whole, &attend(&lens));
+                prop_assert_eq!(&whole, &attend(&vec![1; t]));
+            }
         }
     }
 
@@ -78,10 +121,9 @@ proptest! {
         let data = qkv(t, dim, seed);
         let qkv = Mat::new(&data, 3 * dim);
         let rotary = Rotary::new(8, 10000.0, t);
-        let mut cache = KeyValues::new(1, dim, t);
-        cache.append(qkv, 0, &rotary);
-        for &isa in Isa::available() {
-            let fused = attend_all(isa, qkv, dim, &rotary, &[t]);
+        for (isa, mut cache) in Isa::available().iter().flat_map(|&isa| caches(isa, dim, t).into_iter().map(move |c| (isa, c))) {
+            let fused = attend_with(isa, cache.clone(), qkv, &rotary, &[t]);
+            cache.append(qkv, 0, &rotary);
             let mut q = qkv.row(t - 1)[..dim].to_vec();
             rotary.rotate(&mut q, t - 1);
             let mut pattern = vec![f32::NAN; t];
@@ -89,7 +131,9 @@ proptest! {
             crate::kernels::rows::softmax_row(isa, &mut pattern);
             let mut z = vec![f32::NAN; dim];
             mix(isa, &pattern, cache.head(0), &mut z);
-            let bound = 2.0 * (2.0 * t as f32 + 40.0) * f32::EPSILON;
+            // Queries and weights are rounded to bf16 at different scales.
+            let rounding = if cache.head(0).numbers == 1 { 0.0 } else { 2_f32.powi(-8) * (1.0 + 4.0 * (dim as f32).sqrt()) };
+            let bound = 2.0 * ((2.0 * t as f32 + 40.0) * f32::EPSILON + rounding);
             for (a, b) in z.iter().zip(&fused[(t - 1) * dim..]) {
                 prop_assert!((a - b).abs() <= bound, "{} {} {}", isa, a, b);
             }
@@ -130,10 +174,12 @@ fn an_infinite_value_does_not_reach_earlier_queries() {
         let mut data = clean.clone();
         data[bad * 3 * dim + 2 * dim..(bad + 1) * 3 * dim].fill(f32::INFINITY);
         for &isa in Isa::available() {
-            let want = attend_all(isa, Mat::new(&clean, 3 * dim), dim, &rotary, &[t]);
-            let got = attend_all(isa, Mat::new(&data, 3 * dim), dim, &rotary, &[t]);
-            assert_eq!(got[..bad * dim], want[..bad * dim], "{isa}, token {bad}");
-            assert!(got[bad * dim..].iter().all(|z| !z.is_finite()), "{isa}, token {bad}");
+            for cache in caches(isa, dim, t) {
+                let attend = |data| attend_with(isa, cache.clone(), Mat::new(data, 3 * dim), &rotary, &[t]);
+                let (want, got) = (attend(&clean), attend(&data));
+                assert_eq!(got[..bad * dim], want[..bad * dim], "{isa}, token {bad}");
+                assert!(got[bad * dim..].iter().all(|z| !z.is_finite()), "{isa}, token {bad}");
+            }
         }
     }
 }

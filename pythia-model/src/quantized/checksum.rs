@@ -1,0 +1,79 @@
+//! Checksums: of all bytes, on all cores, and of some, in no time.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// An XXH3 hash of 64 bits, in hexadecimal digits. It tells damage, not malice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checksum(String);
+
+/// Bytes that one thread hashes at a time.
+const BLOCK: usize = 1 << 20;
+
+/// Bytes of a sample, one page of memory.
+const PAGE: usize = 4096;
+
+/// Pages that stand for a matrix.
+const PAGES: usize = 4;
+
+impl Checksum {
+    fn new(hash: u64) -> Self {
+        Self(format!("{hash:016x}"))
+    }
+
+    /// As long as any other.
+    pub(super) fn blank() -> Self {
+        Self::new(0)
+    }
+
+    /// Of all bytes: the hash of the hashes of their blocks of 1 MB.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let blocks: Vec<[u8; 8]> =
+            bytes.par_chunks(BLOCK).map(|block| xxh3_64(block).to_le_bytes()).collect();
+        Self::new(xxh3_64(blocks.as_flattened()))
+    }
+
+    /// Of a sample: four pages from the first to the last, as far apart as can be; everything if that is no more.
+    pub(super) fn of_sample(bytes: &[u8]) -> Self {
+        let Some(last) = bytes.len().checked_sub(PAGES * PAGE) else { return Self::new(xxh3_64(bytes)) };
+        let mut hash = Xxh3::new();
+        for i in 0..PAGES {
+            // The pages between lie where pages of memory do.
+            let start =
+                if i + 1 < PAGES { (last / (PAGES - 1) * i) & !(PAGE - 1) } else { bytes.len() - PAGE };
+            hash.update(&bytes[start..start + PAGE]);
+        }
+        Self::new(hash.digest())
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_counts_and_of_a_sample_those_of_its_pages() {
+        let mut bytes: Vec<u8> = (0..3 * BLOCK + 5).map(|i| (i * 7 % 251) as u8).collect();
+        let (all, sample) = (Checksum::of(&bytes), Checksum::of_sample(&bytes));
+        let last = bytes.len() - 1;
+        for (at, sampled) in [(0, true), (PAGE, false), (BLOCK, false), (last - PAGE, false), (last, true)] {
+            bytes[at] ^= 1;
+            assert_ne!(Checksum::of(&bytes), all, "{at}");
+            assert_eq!(Checksum::of_sample(&bytes) != sample, sampled, "{at}");
+            bytes[at] ^= 1;
+        }
+        assert_eq!((Checksum::of(&bytes), Checksum::of_sample(&bytes)), (all, sample));
+        for len in [0, 1, PAGES * PAGE - 1, PAGES * PAGE, PAGES * PAGE + 1] {
+            let sample = Checksum::of_sample(&bytes[..len]);
+            assert_eq!(sample.to_string().len(), Checksum::blank().to_string().len());
+        }
+    }
+}
