@@ -18,6 +18,7 @@ pub(super) fn padded(dim: usize) -> usize {
 /// With `bf16`, attention also rounds queries and the weights of the mix to `bf16` and multiplies pairs of them; scores, the
 /// softmax and all sums stay in `f32`. Each rounding is of 2^-9: a score errs by up to 2^-8 of the sum of its terms'
 /// magnitudes, which makes a relative error of its weight, and beyond that an output by up to 2^-8 of the largest value.
+/// Neither kind's results depend on how a prompt is split, on the batch or on the threads.
 ///
 /// A head's memory is one stream: a block of rotated keys, its values, the next block.
 #[derive(Debug, Clone)]
