@@ -85,7 +85,8 @@ impl Args {
     /// The models that `-m` names, in every precision, with what they are called: one if there is a folder of that name,
     /// else all between the commas.
     fn models(&self, team: &Team) -> Result<Vec<(String, Model)>> {
-        let precisions = if self.precisions.is_empty() { &[self.model.precision][..] } else { &self.precisions };
+        let precisions =
+            if self.precisions.is_empty() { &[self.model.precision][..] } else { &self.precisions };
         precisions.iter().try_for_each(|precision| precision.check(team.isa()))?;
         let named: Vec<_> = match self.model.model.as_deref() {
             Some(names) if !Path::new(names).is_dir() => {

@@ -67,7 +67,10 @@ pub(super) fn decode(model: &Model, sequences: usize, before: f64) -> Needs {
     let (c, n) = (config.hidden_size as f64, sequences as f64);
     let attention = config.num_hidden_layers as f64 * 4.0 * before * c;
     let linears = 2.0 * (linear_weights(config) + config.vocab_size as f64 * c);
-    Needs { flops: n * (linears + attention), bytes: model.matrix_bytes() as f64 + n * before * model.cache_bytes_per_token() as f64 }
+    Needs {
+        flops: n * (linears + attention),
+        bytes: model.matrix_bytes() as f64 + n * before * model.cache_bytes_per_token() as f64,
+    }
 }
 
 /// The weights of the layers' matrices.
