@@ -242,8 +242,7 @@ fn attention_decode(c: &mut Criterion, crew: &Crew<'_>) {
                 move || {
                     let (out, last) = (MatMut::new(&mut out, heads * dim), tokens - 1);
                     let (cache, qkv) = (&mut caches[next()], layer.qkv().slice_rows(last..tokens));
-                    let caches = &mut [(cache, last)];
-                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, &[0, 1], caches);
+                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, (cache, last));
                 }
             });
         }
