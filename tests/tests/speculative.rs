@@ -300,7 +300,7 @@ fn sampled_texts_are_distributed_as_without_a_draft() {
         let all: f64 = expected.iter().map(|(_, p)| p).sum();
         assert!((all - 1.0).abs() < 1e-6);
         let suppress_tokens: Vec<u32> = (0..4096).filter(|id| !allowed.contains(id)).collect();
-        let far = disturbed(writer.model, 1.0);
+        let far = disturbed(writer.model, 3.0);
         let (draft, model) = ((&far, Some(tokenizer)), (writer.model, Some(tokenizer)));
         let mut speculation = Speculation::draft(draft, model, 3).unwrap();
         let (mut workspace, mut cache) = (Workspace::new(), writer.model.cache(64).unwrap());
@@ -328,9 +328,8 @@ fn sampled_texts_are_distributed_as_without_a_draft() {
             proposed += speculation.proposed();
             accepted += speculation.accepted();
         }
-        let rate = f64::from(accepted as u32) / f64::from(proposed as u32);
         println!("{accepted} of {proposed} accepted");
-        assert!((0.2..0.95).contains(&rate), "nothing is tested if all or none are right: {rate}");
+        assert!(accepted > 50 && proposed - accepted > 50, "nothing is tested if all or none are right");
         // Texts that are too rare for the approximation by chi-squared count together.
         let (mut chi_squared, mut cells, mut rare, mut rare_found) = (0.0, 0, 0.0, 0.0);
         for (text, p) in expected {
