@@ -1,7 +1,7 @@
 //! Every operation of `pythia_tensor::ops`, the cache and the team, at the shapes of the published sizes.
 
 use criterion::Criterion;
-use half::f16;
+use half::{bf16, f16};
 use pythia_benches::{Group, around, bytes, copies, flops, numbers};
 use pythia_tensor::ops::{self, Product, Then, Weight};
 use pythia_tensor::{Bits, Crew, Gelu, KeyValues, Mat, MatMut, Quantized, Rotary, Team, Tensor, Tiles};
@@ -180,9 +180,13 @@ struct Layer {
 
 impl Layer {
     fn new(heads: usize, dim: usize, tokens: usize) -> Self {
+        Self::with(KeyValues::new(heads, dim, tokens), tokens)
+    }
+
+    fn with(mut cache: KeyValues, tokens: usize) -> Self {
+        let (heads, dim) = cache.shape();
         let qkv = numbers(tokens * heads * 3 * dim);
         let rotary = Rotary::new(dim / 4, 10000.0, tokens);
-        let mut cache = KeyValues::new(heads, dim, tokens);
         cache.append(Mat::new(&qkv, heads * 3 * dim), 0, &rotary);
         Self { heads, dim, qkv, rotary, cache }
     }
@@ -197,13 +201,20 @@ fn attention_flops(heads: usize, dim: usize, tokens: usize) -> usize {
     2 * 2 * heads * dim * (tokens * (tokens + 1) / 2)
 }
 
+/// Caches in `f32` and, where this machine multiplies it, in `bf16`, and what they are called.
+fn caches(crew: &Crew<'_>, heads: usize, dim: usize, tokens: usize) -> Vec<(&'static str, KeyValues)> {
+    let bf16 = KeyValues::new_bf16(crew.isa(), heads, dim, tokens);
+    let f32 = ("f32", KeyValues::new(heads, dim, tokens));
+    [f32].into_iter().chain(bf16.map(|cache| ("bf16", cache))).collect()
+}
+
 fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/prefill");
-    for (heads, dim) in HEADS {
-        for tokens in TOKENS {
+    for ((heads, dim), tokens) in HEADS.into_iter().flat_map(|heads| TOKENS.map(|tokens| (heads, tokens))) {
+        for (kind, cache) in caches(crew, heads, dim, tokens) {
             let throughput = flops(attention_flops(heads, dim, tokens));
-            group.bench(&format!("{heads}x{dim}/{tokens}"), throughput, || {
-                let layer = Layer::new(heads, dim, tokens);
+            group.bench(&format!("{kind}/{heads}x{dim}/{tokens}"), throughput, || {
+                let layer = Layer::with(cache.clone(), tokens);
                 let mut out = vec![0.0; tokens * heads * dim];
                 let blocks: Vec<usize> = (0..=tokens).step_by(32).collect();
                 move || {
@@ -220,18 +231,18 @@ fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
 /// The last of `tokens` tokens, alone: its key and value are written, and every key and value is read once.
 fn attention_decode(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/decode");
-    for (heads, dim) in HEADS {
-        for tokens in TOKENS {
-            let read = 2 * size_of::<f32>() * tokens * heads * dim;
-            group.bench(&format!("{heads}x{dim}/{tokens}"), bytes(read), || {
-                let layer = Layer::new(heads, dim, tokens);
+    for ((heads, dim), tokens) in HEADS.into_iter().flat_map(|heads| TOKENS.map(|tokens| (heads, tokens))) {
+        for (kind, cache) in caches(crew, heads, dim, tokens) {
+            let number = if kind == "f32" { size_of::<f32>() } else { size_of::<bf16>() };
+            let read = 2 * number * tokens * heads * dim;
+            group.bench(&format!("{kind}/{heads}x{dim}/{tokens}"), bytes(read), || {
+                let layer = Layer::with(cache.clone(), tokens);
                 let mut caches = vec![layer.cache.clone(); copies(read)];
                 let (mut next, mut out) = (around(caches.len()), vec![0.0; heads * dim]);
                 move || {
                     let (out, last) = (MatMut::new(&mut out, heads * dim), tokens - 1);
                     let (cache, qkv) = (&mut caches[next()], layer.qkv().slice_rows(last..tokens));
-                    let caches = &mut [(cache, last)];
-                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, &[0, 1], caches);
+                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, (cache, last));
                 }
             });
         }

@@ -198,14 +198,48 @@ fn bench_compares_with_the_peaks() {
     let args = ["bench", "--prompt-tokens", "64", "--new-tokens", "4", "--repeats", "1"];
     let object = json(&run(&[&args[..], &["--json"]].concat())).remove(0);
     let keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
-    let expected =
+    let speeds =
         ["prefill_tok_s", "decode_tok_s", "peak_gflops", "read_gb_s", "prefill_fraction", "decode_fraction"];
-    assert_eq!(keys, expected);
-    assert!(expected.iter().all(|key| object[key].as_f64().unwrap() > 0.0), "{object}");
+    let spreads = ["prefill_spread", "decode_spread"];
+    let what = ["model", "precision", "prompt_tokens", "new_tokens", "batch_size"];
+    assert_eq!(keys, [&speeds[..], &spreads, &what].concat());
+    assert!(speeds.iter().all(|key| object[key].as_f64().unwrap() > 0.0), "{object}");
+    assert!(
+        spreads.iter().all(|key| object[key].as_f64() == Some(0.0)),
+        "one measurement has no spread: {object}"
+    );
+    assert_eq!(
+        what.map(|key| object[key].clone()),
+        [value!("the embedded model"), value!("exact"), value!(64), value!(4), value!(1)]
+    );
     let table = stdout(&run(&args));
-    assert!(table.contains("prefill    64 tokens") && table.contains("of the read bandwidth"), "{table}");
+    assert!(table.contains("prefill   1 x   64 tokens") && table.contains("GB/s"), "{table}");
     assert!(error(&run(&["bench", "--prompt-tokens", "513"])).contains("513 tokens do not fit"));
     assert!(error(&run(&["bench", "--repeats", "0"])).contains("--repeats 0"));
+    assert!(error(&run(&["bench", "--batch-sizes", "1,0"])).contains("--batch-sizes 0"));
+}
+
+#[test]
+fn bench_takes_lists() {
+    let mini = mini();
+    let models = [mini.to_str().unwrap(), mini.to_str().unwrap()].join(",");
+    let lists = ["bench", "-m", &models, "--prompt-tokens", "8,16", "--batch-sizes", "1,3"];
+    let args = [&lists[..], &["--new-tokens", "2", "--repeats", "2"]].concat();
+    let objects = json(&run(&[&args[..], &["--json"]].concat()));
+    let cases: Vec<_> =
+        objects.iter().map(|o| (o["batch_size"].as_u64(), o["prompt_tokens"].as_u64())).collect();
+    let one = [(1, 8), (1, 16), (3, 8), (3, 16)].map(|(b, p)| (Some(b), Some(p)));
+    assert_eq!(cases, [one, one].concat());
+    let table = stdout(&run(&[&args[..], &["--markdown"]].concat()));
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 2 + 2 * 4 * 2, "{table}");
+    assert!(
+        rows.iter().all(|row| row.matches('|').count() == 7) && rows[2].contains("prefill 1 x 8"),
+        "{table}"
+    );
+    assert!(error(&run(&["bench", "-m", "14m,15m", "--offline"])).contains("pythia-14m"));
+    usage(&["bench", "--json", "--markdown"], "cannot be used with");
+    usage(&["bench", "--prompt-tokens", "8,x"], "--prompt-tokens");
 }
 
 #[test]

@@ -112,6 +112,12 @@ impl Model {
         layers.map(|linear| (&linear.weight, linear.quantized.as_ref())).chain([unembedding]).map(bytes).sum()
     }
 
+    /// The bytes of the keys and values that each token leaves in a cache.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        let number = if self.cache_in_bf16.is_some() { 2 } else { 4 };
+        2 * number * self.config.hidden_size * self.config.num_hidden_layers
+    }
+
     /// The model's weights.
     pub fn weights(&self) -> &Weights {
         &self.weights
@@ -336,22 +342,19 @@ impl Model {
     /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
     fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
         let (c, dim) = (self.config.hidden_size, self.config.head_dim());
-        if ws.blocks.len() > batch.len() + 1 {
-            self.append(crew, l, batch, &ws.qkv);
+        let one_block = ws.blocks.len() == 2 && self.config.num_attention_heads <= ops::MOST_HEADS;
+        if let ([sequence], true) = (&mut *batch, one_block) {
             let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-            return ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
-                let (sequence, start) = ws.block_of[block];
-                (&batch[sequence].cache.layers[l], start)
-            });
+            let start = sequence.cache.len();
+            let cache = (&mut sequence.cache.layers[l], start);
+            return ops::append_and_attend(crew, out, qkv, &self.rotary, dim, cache);
         }
-        // A block each: one region does both.
-        let mut caches: Vec<_> = batch
-            .iter_mut()
-            .map(|sequence| (sequence.cache.len(), &mut *sequence.cache))
-            .map(|(start, cache)| (&mut cache.layers[l], start))
-            .collect();
+        self.append(crew, l, batch, &ws.qkv);
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-        ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, &mut caches);
+        ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
+            let (sequence, start) = ws.block_of[block];
+            (&batch[sequence].cache.layers[l], start)
+        });
     }
 
     /// The same up to rounding, with the scores and the pattern open to taps.

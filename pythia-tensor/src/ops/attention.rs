@@ -10,25 +10,26 @@ thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
 }
 
+/// Elements below which waking other threads costs more than copying.
+const ALONE: usize = 1 << 14;
+
 /// Writes the keys (rotated) and values of one sequence's rows of `qkv`, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, to
 /// its cache, at the positions from `start` on.
 ///
 /// # Panics
 /// If the shapes do not fit or there is no room.
 pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
+    if qkv.rows() * qkv.cols() < ALONE {
+        return cache.append(qkv, start, rotary);
+    }
     cache.check(qkv, start);
-    let heads = each_to_one_task(cache.heads_mut());
+    let heads: Vec<_> = cache.heads_mut().map(Mutex::new).collect();
     let mut none = vec![0.0; heads.len()];
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
         only(&heads[h]).write(qkv, h, start, rotary);
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
-}
-
-/// Heads of which each is written to by one task of a region.
-fn each_to_one_task<'a>(heads: impl Iterator<Item = HeadMut<'a>>) -> Vec<Mutex<HeadMut<'a>>> {
-    heads.map(Mutex::new).collect()
 }
 
 /// A task's own head: nobody else ever holds the lock.
@@ -63,39 +64,39 @@ pub fn attention<'c>(
     crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
 }
 
-/// [`append`] and [`attention`] in one parallel region, for sequences of few new tokens each: sequence `i` has the rows
-/// `bounds[i]..bounds[i + 1]`, at most 32, and `caches[i]` is its cache and the position of its first row.
+/// Heads that [`append_and_attend`] takes at most.
+pub const MOST_HEADS: usize = 64;
+
+/// [`append`] and [`attention`] in one parallel region, for a sequence of few new tokens, the first at position `start`.
 ///
-/// Each task writes the keys and values of its sequence and head before it reads them. For one token that halves the
-/// regions, and the lines that it writes are those that the same thread reads next.
+/// Each task writes the keys and values of its head before it reads them. For one token that halves the regions, and the
+/// lines that it writes are those that the same thread reads next.
 ///
 /// # Panics
-/// If the shapes do not fit, there is no room, or a sequence has more than 32 rows.
+/// If the shapes do not fit, there is no room, or there are more than 32 tokens or [`MOST_HEADS`] heads.
 pub fn append_and_attend(
     crew: &Crew<'_>,
     out: MatMut<'_>,
     qkv: Mat<'_>,
     rotary: &Rotary,
     dim: usize,
-    bounds: &[usize],
-    caches: &mut [(&mut KeyValues, usize)],
+    (cache, start): (&mut KeyValues, usize),
 ) {
-    check(&out, qkv, dim, bounds);
-    assert_eq!(caches.len() + 1, bounds.len(), "caches and rows of sequences");
-    for ((cache, start), rows) in caches.iter().zip(bounds.windows(2)) {
-        cache.check(qkv.slice_rows(rows[0]..rows[1]), *start);
-        assert_eq!(cache.shape(), (out.cols() / dim, dim), "heads of a cache");
-    }
-    let (isa, count) = (crew.isa(), out.cols() / dim);
-    let starts: Vec<usize> = caches.iter().map(|(_, start)| *start).collect();
-    let heads = each_to_one_task(caches.iter_mut().flat_map(|(cache, _)| cache.heads_mut()));
+    check(&out, qkv, dim, &[0, qkv.rows()]);
+    cache.check(qkv, start);
+    let count = out.cols() / dim;
+    assert!(cache.shape() == (count, dim) && count <= MOST_HEADS, "{:?} heads of a cache", cache.shape());
+    let (isa, rows) = (crew.isa(), qkv.rows());
+    let mut heads = [const { None }; MOST_HEADS];
+    heads.iter_mut().zip(cache.heads_mut()).for_each(|(slot, head)| *slot = Some(Mutex::new(head)));
     let work = |tile: Tile<'_>| {
-        let (sequence, h) = (tile.row_block(), tile.cols().start / dim);
-        let (mut head, start) = (only(&heads[sequence * count + h]), starts[sequence]);
+        let h = tile.cols().start / dim;
+        let Some(head) = &heads[h] else { return };
+        let mut head = only(head);
         head.write(qkv.slice_rows(tile.rows()), h, start, rotary);
         attend_tile(isa, tile, qkv, start, head.reborrow(), rotary);
     };
-    crew.run(&mut [Tiles::ragged(out, bounds, dim, &work)]);
+    crew.run(&mut [Tiles::new(out, rows.max(1), dim, &work)]);
 }
 
 fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {

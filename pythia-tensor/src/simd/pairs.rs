@@ -1,4 +1,4 @@
-//! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX512_BF16).
+//! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX-512 BF16).
 
 use super::{Avx512, Simd, Which};
 use crate::Isa;
@@ -21,6 +21,7 @@ macro_rules! intrinsics {
     }};
 }
 
+#[allow(clippy::unused_self, reason = "it is the proof")]
 impl Pairs {
     /// # Safety
     /// The machine must have AVX-512 F and BF16.

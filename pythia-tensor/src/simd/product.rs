@@ -5,8 +5,8 @@ use super::Simd;
 use {
     super::{Avx512, Pairs},
     std::arch::x86_64::{
-        __m256i, _mm256_storeu_si256, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
-        _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
+        __m256bh, __m256i, __m512bh, _mm256_storeu_si256, _mm512_and_si512, _mm512_castps_si512,
+        _mm512_castsi512_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
     },
     std::mem::transmute,
 };
@@ -49,7 +49,7 @@ impl Product<Avx512> for Pairs {
     #[inline(always)]
     fn mul_add(self, _: Avx512, a: V, b: V, c: V) -> V {
         // SAFETY: `self` proves that the instruction exists; a vector of bf16 is any 64 bytes.
-        unsafe { _mm512_dpbf16_ps(c, transmute::<V, _>(a), transmute::<V, _>(b)) }
+        unsafe { _mm512_dpbf16_ps(c, transmute::<V, __m512bh>(a), transmute::<V, __m512bh>(b)) }
     }
     #[inline(always)]
     fn first(self, _: Avx512, a: V) -> V {
@@ -63,7 +63,10 @@ impl Product<Avx512> for Pairs {
             let out = &mut x[8 * i..][..8];
             // SAFETY: `self` proves that the instruction exists; sixteen bf16 fill the eight lanes of `out`.
             unsafe {
-                _mm256_storeu_si256(out.as_mut_ptr().cast(), transmute::<_, __m256i>(_mm512_cvtneps_pbh(v)))
+                _mm256_storeu_si256(
+                    out.as_mut_ptr().cast(),
+                    transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)),
+                );
             };
         }
     }

@@ -39,6 +39,7 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
     const STEP: usize = 32;
 
     #[inline(always)]
+    #[allow(clippy::large_stack_arrays, reason = "33 KB, on threads of ours")]
     fn memory() -> Self::Memory {
         [[bf16::ZERO; STRIDE]; ROWS]
     }
