@@ -342,12 +342,17 @@ impl Model {
     /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
     fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
         let (c, dim) = (self.config.hidden_size, self.config.head_dim());
-        let one_block = ws.blocks.len() == 2 && self.config.num_attention_heads <= ops::MOST_HEADS;
-        if let ([sequence], true) = (&mut *batch, one_block) {
-            let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-            let start = sequence.cache.len();
-            let cache = (&mut sequence.cache.layers[l], start);
-            return ops::append_and_attend(crew, out, qkv, &self.rotary, dim, cache);
+        // Few new tokens each: a sequence's region writes what it then reads.
+        let one_block_each = ws.blocks.len() == batch.len() + 1;
+        if one_block_each && self.config.num_attention_heads <= ops::MOST_HEADS {
+            let qkv = Mat::new(&ws.qkv, 3 * c);
+            for (sequence, rows) in batch.iter_mut().zip(ws.blocks.windows(2)) {
+                let (out, qkv) = (&mut ws.z[rows[0] * c..rows[1] * c], qkv.slice_rows(rows[0]..rows[1]));
+                let start = sequence.cache.len();
+                let cache = (&mut sequence.cache.layers[l], start);
+                ops::append_and_attend(crew, MatMut::new(out, c), qkv, &self.rotary, dim, cache);
+            }
+            return;
         }
         self.append(crew, l, batch, &ws.qkv);
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));

@@ -5,8 +5,12 @@ use pythia_tensor::{Bits, Isa};
 use std::fmt;
 use std::str::FromStr;
 
-/// The arithmetic of the linear layers and the unembedding. Everything else (embedding, layer norms, attention, the
-/// residual stream, keys and values) is `f32` in each of them.
+/// The arithmetic of the linear layers and the unembedding. Embedding, layer norms, the softmax and the residual stream
+/// are `f32` in each of them. Keys, values and what attention multiplies are `f32` in `exact`, and in the others `bf16`
+/// where the processor multiplies that (`avx512bf16`).
+///
+/// The same bits for any number of threads come out in all of them; for any batch and any split of a prompt in all but
+/// `bf16`, which computes passes of at most 16 tokens in `f32` because that is faster.
 ///
 /// ```
 /// use pythia_model::Precision;

@@ -32,6 +32,12 @@ fn in_each_precision(model: &Model, isa: Isa) -> Vec<Model> {
     can.map(|p| team.enter(|crew| model.clone().with_precision(crew, p)).unwrap()).collect()
 }
 
+/// Whether the batch and the split of a prompt may not matter either. `bf16` promises only the threads: it computes passes
+/// of few tokens in `f32`.
+fn in_any_company(model: &Model) -> bool {
+    model.precision() != Precision::Bf16
+}
+
 /// `len` ids that a seed chooses.
 fn prompt(model: &Model, len: usize, seed: u64) -> Vec<u32> {
     let v = model.config().vocab_size as u64;
@@ -95,6 +101,9 @@ fn check(model: &Model, len: usize, isa: Isa, threads: &[usize]) {
         };
         Team::with_isa(threads, isa).unwrap().enter(|crew| {
             assert_eq!(at_once(crew, model, &ids), want, "{}", case("alone"));
+            if !in_any_company(model) {
+                return;
+            }
             assert_eq!(split(crew, model, &ids, &pieces(len)), want, "{}", case("in pieces"));
             let mut workspace = Workspace::new();
             for batch in [&[&ids, a, b, c][..], &[c, b, &ids, a], &[a, &ids], &[&ids, &ids]] {
@@ -140,7 +149,7 @@ fn tokens_one_by_one_have_the_bits_of_a_prompt() {
     let model = model(&WIDE);
     let ids = prompt(&model, 140, 11);
     for &isa in Isa::available() {
-        for model in in_each_precision(&model, isa) {
+        for model in in_each_precision(&model, isa).into_iter().filter(in_any_company) {
             Team::with_isa(2, isa).unwrap().enter(|crew| {
                 let (each, precision): (Vec<usize>, _) = ((1..ids.len()).collect(), model.precision());
                 let whole = at_once(crew, &model, &ids);
@@ -257,7 +266,8 @@ proptest! {
     ) {
         static MODELS: LazyLock<Vec<Vec<Model>>> = LazyLock::new(|| {
             let model = model(&SMALL);
-            Isa::available().iter().map(|&isa| in_each_precision(&model, isa)).collect()
+            let models = |&isa| in_each_precision(&model, isa).into_iter().filter(in_any_company).collect();
+            Isa::available().iter().map(models).collect()
         });
         let (models, isa) = (&MODELS[isa], Isa::available()[isa]);
         let model = &models[precision % models.len()];

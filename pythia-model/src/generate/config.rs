@@ -17,9 +17,9 @@ pub struct GenerationConfig {
     pub num_return_sequences: usize,
     /// Beam search over this many texts at once if greater than 1.
     pub num_beams: usize,
-    /// See [`BeamConfig::length_penalty`].
+    /// See [`BeamConfig::length_penalty`](crate::BeamConfig::length_penalty).
     pub length_penalty: f64,
-    /// See [`BeamConfig::early_stopping`].
+    /// See [`BeamConfig::early_stopping`](crate::BeamConfig::early_stopping).
     pub early_stopping: bool,
     /// How each token is chosen.
     pub sampling: SamplingConfig,
