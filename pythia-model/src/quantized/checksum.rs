@@ -3,6 +3,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// An XXH3 hash of 64 bits, in hexadecimal digits. It tells damage, not malice.
@@ -37,16 +40,30 @@ impl Checksum {
 
     /// Of a sample: four pages from the first to the last, as far apart as can be; everything if that is no more.
     pub(super) fn of_sample(bytes: &[u8]) -> Self {
-        let Some(last) = bytes.len().checked_sub(PAGES * PAGE) else { return Self::new(xxh3_64(bytes)) };
         let mut hash = Xxh3::new();
-        for i in 0..PAGES {
-            // The pages between lie where pages of memory do.
-            let start =
-                if i + 1 < PAGES { (last / (PAGES - 1) * i) & !(PAGE - 1) } else { bytes.len() - PAGE };
-            hash.update(&bytes[start..start + PAGE]);
-        }
+        pages(bytes.len()).for_each(|page| hash.update(&bytes[page]));
         Self::new(hash.digest())
     }
+
+    /// The same of the `len` bytes of a file from `start` on, which are read.
+    pub(super) fn of_sample_of_file(mut file: &File, start: u64, len: usize) -> io::Result<Self> {
+        let mut hash = Xxh3::new();
+        for page in pages(len) {
+            let mut bytes = vec![0; page.len()];
+            file.seek(SeekFrom::Start(start + page.start as u64))?;
+            file.read_exact(&mut bytes)?;
+            hash.update(&bytes);
+        }
+        Ok(Self::new(hash.digest()))
+    }
+}
+
+/// Where the sample of `len` bytes lies.
+fn pages(len: usize) -> impl Iterator<Item = Range<usize>> {
+    let (count, size) = if len > PAGES * PAGE { (PAGES, PAGE) } else { (1, len) };
+    // The last one at the very end, the others where pages of memory lie.
+    let start = move |i| if i + 1 == count { len - size } else { len / (PAGES - 1) * i / PAGE * PAGE };
+    (0..count).map(move |i| start(i)..start(i) + size)
 }
 
 impl fmt::Display for Checksum {
@@ -58,13 +75,16 @@ impl fmt::Display for Checksum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn every_byte_counts_and_of_a_sample_those_of_its_pages() {
         let mut bytes: Vec<u8> = (0..3 * BLOCK + 5).map(|i| (i * 7 % 251) as u8).collect();
         let (all, sample) = (Checksum::of(&bytes), Checksum::of_sample(&bytes));
         let last = bytes.len() - 1;
-        for (at, sampled) in [(0, true), (PAGE, false), (BLOCK, false), (last - PAGE, false), (last, true)] {
+        for (at, sampled) in
+            [(0, true), (PAGE, false), (BLOCK + PAGE, false), (last - PAGE, false), (last, true)]
+        {
             bytes[at] ^= 1;
             assert_ne!(Checksum::of(&bytes), all, "{at}");
             assert_eq!(Checksum::of_sample(&bytes) != sample, sampled, "{at}");
@@ -74,6 +94,10 @@ mod tests {
         for len in [0, 1, PAGES * PAGE - 1, PAGES * PAGE, PAGES * PAGE + 1] {
             let sample = Checksum::of_sample(&bytes[..len]);
             assert_eq!(sample.to_string().len(), Checksum::blank().to_string().len());
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&[b"front", &bytes[..len]].concat()).unwrap();
+            assert_eq!(Checksum::of_sample_of_file(&file, 5, len).unwrap(), sample, "{len}");
+            assert!(Checksum::of_sample_of_file(&file, 6, len).is_err() || len == 0, "{len}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct TensorFile {
 }
 
 /// A file on disk, as it was when it was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct FileStamp {
     /// Where it lies.
     pub path: PathBuf,
@@ -38,6 +38,23 @@ pub struct FileStamp {
     pub length: u64,
     /// When it was last written, if the file system knows.
     pub modified: Option<SystemTime>,
+    /// Its mapping.
+    bytes: SharedBytes,
+}
+
+impl FileStamp {
+    /// Where `bytes` lie in the file, if they are part of its mapping.
+    pub(crate) fn offset(&self, bytes: &[u8]) -> Option<u64> {
+        let (file, part) = ((*self.bytes).as_ref().as_ptr_range(), bytes.as_ptr_range());
+        (file.start <= part.start && part.end <= file.end)
+            .then(|| (part.start.addr() - file.start.addr()) as u64)
+    }
+}
+
+impl fmt::Debug for FileStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileStamp({}, {} bytes)", self.path.display(), self.length)
+    }
 }
 
 struct Entry {
@@ -58,10 +75,10 @@ impl TensorFile {
         if length == 0 {
             return Err(Error::file(path, "the file is empty: download or write it again"));
         }
-        let bytes = disk::map(&file).map_err(|e| Error::io(path, e))?;
+        let bytes: SharedBytes = Arc::new(disk::map(&file).map_err(|e| Error::io(path, e))?);
         let modified = file.metadata().and_then(|m| m.modified()).ok();
-        let stamp = FileStamp { path: path.to_owned(), length, modified };
-        Ok(Self { stamp: Some(stamp), ..Self::from_shared(path, Arc::new(bytes))? })
+        let stamp = FileStamp { path: path.to_owned(), length, modified, bytes: bytes.clone() };
+        Ok(Self { stamp: Some(stamp), ..Self::from_shared(path, bytes)? })
     }
 
     /// Reads the header of a file that is in memory; `name` is what errors call it. Tensors that are not aligned to
