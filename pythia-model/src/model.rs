@@ -264,22 +264,21 @@ impl Model {
     /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
     fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
         let (c, dim) = (self.config.hidden_size, self.config.head_dim());
-        if ws.blocks.len() > batch.len() + 1 {
+        // With a block for each sequence, one region does both.
+        let short = ws.blocks.len() == batch.len() + 1;
+        if !short {
             self.append(crew, l, batch, &ws.qkv);
-            let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-            return ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
-                let (sequence, start) = ws.block_of[block];
-                (&batch[sequence].cache.layers[l], start)
-            });
         }
-        // A block each: one region does both.
-        let mut caches: Vec<_> = batch
-            .iter_mut()
-            .map(|sequence| (sequence.cache.len(), &mut *sequence.cache))
-            .map(|(start, cache)| (&mut cache.layers[l], start))
-            .collect();
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-        ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, &mut caches);
+        let block = |block: usize| {
+            let (sequence, start) = ws.block_of[block];
+            (&batch[sequence].cache.layers[l], start)
+        };
+        if short {
+            ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, block);
+        } else {
+            ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, block);
+        }
     }
 
     /// The same up to rounding, with the scores and the pattern open to taps.

@@ -1,10 +1,9 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{Head, HeadMut, KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
+use crate::kernels::attention::{KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
 use crate::kernels::rotary::Rotary;
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
@@ -17,23 +16,12 @@ thread_local! {
 /// If the shapes do not fit or there is no room.
 pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
     cache.check(qkv, start);
-    let heads = each_to_one_task(cache.heads_mut());
-    let mut none = vec![0.0; heads.len()];
+    let mut none = vec![0.0; cache.shape().0];
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
-        only(&heads[h]).write(qkv, h, start, rotary);
+        RUNNING.with_borrow_mut(|running| cache.write(qkv, h, start, rotary, &mut running.key));
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
-}
-
-/// Heads of which each is written to by one task of a region.
-fn each_to_one_task<'a>(heads: impl Iterator<Item = HeadMut<'a>>) -> Vec<Mutex<HeadMut<'a>>> {
-    heads.map(Mutex::new).collect()
-}
-
-/// A task's own head: nobody else ever holds the lock.
-fn only<'h, 'a>(head: &'h Mutex<HeadMut<'a>>) -> MutexGuard<'h, HeadMut<'a>> {
-    head.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Attention of every sequence's new tokens over its cache, which already holds their keys and values.
@@ -57,43 +45,40 @@ pub fn attention<'c>(
     let isa = crew.isa();
     let work = |tile: Tile<'_>| {
         let (cache, start) = block(tile.row_block());
-        let head = cache.head(tile.cols().start / dim);
-        attend_tile(isa, tile, qkv, start, head, rotary);
+        attend_tile(isa, tile, qkv, start, cache, rotary);
     };
     crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
 }
 
 /// [`append`] and [`attention`] in one parallel region, for sequences of few new tokens each: sequence `i` has the rows
-/// `bounds[i]..bounds[i + 1]`, at most 32, and `caches[i]` is its cache and the position of its first row.
+/// `bounds[i]..bounds[i + 1]`, at most 32, and `sequence(i)` gives its cache, which no other has, and the position of its first
+/// row.
 ///
-/// Each task writes the keys and values of its sequence and head before it reads them. For one token that halves the
-/// regions, and the lines that it writes are those that the same thread reads next.
+/// Each task writes the keys and values of its sequence and head before it reads them: one region less for each layer, and the
+/// lines that a thread writes are those that it reads next.
 ///
 /// # Panics
 /// If the shapes do not fit, there is no room, or a sequence has more than 32 rows.
-pub fn append_and_attend(
+pub fn append_and_attend<'c>(
     crew: &Crew<'_>,
     out: MatMut<'_>,
     qkv: Mat<'_>,
     rotary: &Rotary,
     dim: usize,
     bounds: &[usize],
-    caches: &mut [(&mut KeyValues, usize)],
+    sequence: impl Fn(usize) -> (&'c KeyValues, usize) + Sync,
 ) {
     check(&out, qkv, dim, bounds);
-    assert_eq!(caches.len() + 1, bounds.len(), "caches and rows of sequences");
-    for ((cache, start), rows) in caches.iter().zip(bounds.windows(2)) {
-        cache.check(qkv.slice_rows(rows[0]..rows[1]), *start);
-        assert_eq!(cache.shape(), (out.cols() / dim, dim), "heads of a cache");
+    for (i, rows) in bounds.windows(2).enumerate() {
+        let (cache, start) = sequence(i);
+        cache.check(qkv.slice_rows(rows[0]..rows[1]), start);
     }
-    let (isa, count) = (crew.isa(), out.cols() / dim);
-    let starts: Vec<usize> = caches.iter().map(|(_, start)| *start).collect();
-    let heads = each_to_one_task(caches.iter_mut().flat_map(|(cache, _)| cache.heads_mut()));
+    let isa = crew.isa();
     let work = |tile: Tile<'_>| {
-        let (sequence, h) = (tile.row_block(), tile.cols().start / dim);
-        let (mut head, start) = (only(&heads[sequence * count + h]), starts[sequence]);
-        head.write(qkv.slice_rows(tile.rows()), h, start, rotary);
-        attend_tile(isa, tile, qkv, start, head.reborrow(), rotary);
+        let ((cache, start), h) = (sequence(tile.row_block()), tile.cols().start / dim);
+        let rows = qkv.slice_rows(tile.rows());
+        RUNNING.with_borrow_mut(|running| cache.write(rows, h, start, rotary, &mut running.key));
+        attend_tile(isa, tile, qkv, start, cache, rotary);
     };
     crew.run(&mut [Tiles::ragged(out, bounds, dim, &work)]);
 }
@@ -105,17 +90,16 @@ fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
 }
 
 /// A tile of one head: its rows are queries, the first at position `start`.
-fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary) {
+fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, cache: &KeyValues, rotary: &Rotary) {
     let (rows, cols) = (tile.rows(), tile.cols());
     let q = qkv.slice_rows(rows.clone()).slice_cols(3 * cols.start..3 * cols.start + cols.len());
     for row in rows.clone() {
         ask_for(isa, q.row(row - rows.start));
         ask_for(isa, tile.row_mut(row));
     }
-    RUNNING.with_borrow_mut(|running| {
-        attend(isa, q, start, head, rotary, running, &mut |t, z| {
-            tile.row_mut(rows.start + t).copy_from_slice(z);
-        });
+    let mut put = |t, z: &[f32]| tile.row_mut(rows.start + t).copy_from_slice(z);
+    cache.with_head(cols.start / cols.len(), |head| {
+        RUNNING.with_borrow_mut(|running| attend(isa, q, start, head, rotary, running, &mut put));
     });
 }
 
@@ -149,7 +133,7 @@ pub fn attention_scores(
             q.copy_from_slice(&qkv.row(t)[h * 3 * dim..][..dim]);
             rotary.rotate(&mut q, start + t);
             let (seen, unseen) = tile.row_mut(row).split_at_mut(start + t + 1);
-            scores(isa, &q, cache.head(h), seen);
+            cache.with_head(h, |head| scores(isa, &q, head, seen));
             unseen.fill(f32::NEG_INFINITY);
         }
     };
@@ -167,7 +151,7 @@ pub fn attention_mix(crew: &Crew<'_>, out: MatMut<'_>, pattern: Mat<'_>, dim: us
     let work = |mut tile: Tile<'_>| {
         let h = tile.cols().start / dim;
         for t in tile.rows() {
-            mix(isa, pattern.row(h * tokens + t), cache.head(h), tile.row_mut(t));
+            cache.with_head(h, |head| mix(isa, pattern.row(h * tokens + t), head, tile.row_mut(t)));
         }
     };
     crew.run(&mut [Tiles::new(out, 16, dim, &work)]);

@@ -177,12 +177,11 @@ proptest! {
                 cache.append(Mat::new(&s.qkv[..s.start * batch.cols()], batch.cols()), 0, &batch.rotary);
                 cache
             };
-            let mut caches: Vec<_> = batch.sequences.iter().map(before).collect();
-            let starts = batch.sequences.iter().map(|s| s.start);
-            let mut caches: Vec<_> = caches.iter_mut().zip(starts).collect();
+            let caches: Vec<_> = batch.sequences.iter().map(before).collect();
+            let sequence = |i: usize| (&caches[i], batch.sequences[i].start);
             let mut out = vec![f32::NAN; qkv.len() / 3];
             let out_mat = MatMut::new(&mut out, heads * dim);
-            append_and_attend(crew, out_mat, Mat::new(&qkv, batch.cols()), &batch.rotary, dim, &bounds, &mut caches);
+            append_and_attend(crew, out_mat, Mat::new(&qkv, batch.cols()), &batch.rotary, dim, &bounds, sequence);
             out
         });
         prop_assert!(results == batch.run(32));
