@@ -237,12 +237,12 @@ fn attention_decode(c: &mut Criterion, crew: &Crew<'_>) {
             let read = 2 * number * tokens * heads * dim;
             group.bench(&format!("{kind}/{heads}x{dim}/{tokens}"), bytes(read), || {
                 let layer = Layer::with(cache.clone(), tokens);
-                let mut caches = vec![layer.cache.clone(); copies(read)];
+                let caches = vec![layer.cache.clone(); copies(read)];
                 let (mut next, mut out) = (around(caches.len()), vec![0.0; heads * dim]);
                 move || {
                     let (out, last) = (MatMut::new(&mut out, heads * dim), tokens - 1);
-                    let (cache, qkv) = (&mut caches[next()], layer.qkv().slice_rows(last..tokens));
-                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, (cache, last));
+                    let (cache, qkv) = (&caches[next()], layer.qkv().slice_rows(last..tokens));
+                    ops::append_and_attend(crew, out, qkv, &layer.rotary, dim, &[0, 1], |_| (cache, last));
                 }
             });
         }

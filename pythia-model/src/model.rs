@@ -342,24 +342,21 @@ impl Model {
     /// `z = softmax(q kᵀ / sqrt(D)) v` for every head of every sequence, whose cache gets the new keys and values first.
     fn attention(&self, crew: &Crew<'_>, l: usize, batch: &mut [Sequence<'_>], ws: &mut Workspace) {
         let (c, dim) = (self.config.hidden_size, self.config.head_dim());
-        // Few new tokens each: a sequence's region writes what it then reads.
-        let one_block_each = ws.blocks.len() == batch.len() + 1;
-        if one_block_each && self.config.num_attention_heads <= ops::MOST_HEADS {
-            let qkv = Mat::new(&ws.qkv, 3 * c);
-            for (sequence, rows) in batch.iter_mut().zip(ws.blocks.windows(2)) {
-                let (out, qkv) = (&mut ws.z[rows[0] * c..rows[1] * c], qkv.slice_rows(rows[0]..rows[1]));
-                let start = sequence.cache.len();
-                let cache = (&mut sequence.cache.layers[l], start);
-                ops::append_and_attend(crew, MatMut::new(out, c), qkv, &self.rotary, dim, cache);
-            }
-            return;
+        // With a block for each sequence, one region does both.
+        let short = ws.blocks.len() == batch.len() + 1;
+        if !short {
+            self.append(crew, l, batch, &ws.qkv);
         }
-        self.append(crew, l, batch, &ws.qkv);
         let (out, qkv) = (MatMut::new(&mut ws.z, c), Mat::new(&ws.qkv, 3 * c));
-        ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, |block| {
+        let block = |block: usize| {
             let (sequence, start) = ws.block_of[block];
             (&batch[sequence].cache.layers[l], start)
-        });
+        };
+        if short {
+            ops::append_and_attend(crew, out, qkv, &self.rotary, dim, &ws.blocks, block);
+        } else {
+            ops::attention(crew, out, qkv, &self.rotary, dim, &ws.blocks, block);
+        }
     }
 
     /// The same up to rounding, with the scores and the pattern open to taps.

@@ -43,9 +43,9 @@ use super::math;
 use super::rotary::Rotary;
 use crate::simd::{Product, Simd, Single, stamp, stamp_pairs};
 use crate::{Isa, Mat};
+pub(crate) use key_values::Head;
 pub use key_values::KeyValues;
 use key_values::{CacheAligned, padded};
-pub(crate) use key_values::{Head, HeadMut};
 use tiles::{Seen, mix_block, score_block};
 
 /// Keys per step of the online softmax.
@@ -69,6 +69,8 @@ pub(crate) struct Running {
     m: [f32; QUERIES],
     /// Sums of `2^(score - m)` of each query, over the keys that fall into each lane.
     l: [[f32; 16]; QUERIES],
+    /// A key while it is rotated.
+    pub(crate) key: Vec<f32>,
 }
 
 #[repr(align(64))]
@@ -82,6 +84,7 @@ impl Default for Running {
             p: Scores([[0.0; BLOCK]; GROUP]),
             m: [0.0; QUERIES],
             l: [[0.0; 16]; QUERIES],
+            key: Vec::new(),
         }
     }
 }
@@ -174,12 +177,13 @@ fn attend_body<S: Simd, P: Product<S>>(
 ) {
     let (queries, dim) = (q.rows(), head.dim);
     assert!(queries <= QUERIES && q.cols() == dim, "queries {q:?} of {dim} dimensions");
+    let end = start + queries;
+    let head = head.first(end);
     if queries <= 2 {
-        head.first().iter().step_by(16).for_each(|x| s.prefetch(x));
+        head.beginning().iter().step_by(16).for_each(|x| s.prefetch(x));
     }
     let most = if S::LANES == 16 { GROUP } else { GROUP / 2 };
     running.begin(s, product, q, start, rotary);
-    let end = start + queries;
     for block in 0..end.div_ceil(BLOCK) {
         // Queries before the block see nothing of it.
         let mut position = start.max(block * BLOCK);

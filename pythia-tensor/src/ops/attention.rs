@@ -1,17 +1,13 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{Head, HeadMut, KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
+use crate::kernels::attention::{KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
 use crate::kernels::rotary::Rotary;
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
 }
-
-/// Elements below which waking other threads costs more than copying.
-const ALONE: usize = 1 << 14;
 
 /// Writes the keys (rotated) and values of one sequence's rows of `qkv`, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, to
 /// its cache, at the positions from `start` on.
@@ -19,22 +15,13 @@ const ALONE: usize = 1 << 14;
 /// # Panics
 /// If the shapes do not fit or there is no room.
 pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
-    if qkv.rows() * qkv.cols() < ALONE {
-        return cache.append(qkv, start, rotary);
-    }
     cache.check(qkv, start);
-    let heads: Vec<_> = cache.heads_mut().map(Mutex::new).collect();
-    let mut none = vec![0.0; heads.len()];
+    let mut none = vec![0.0; cache.shape().0];
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
-        only(&heads[h]).write(qkv, h, start, rotary);
+        RUNNING.with_borrow_mut(|running| cache.write(qkv, h, start, rotary, &mut running.key));
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
-}
-
-/// A task's own head: nobody else ever holds the lock.
-fn only<'h, 'a>(head: &'h Mutex<HeadMut<'a>>) -> MutexGuard<'h, HeadMut<'a>> {
-    head.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Attention of every sequence's new tokens over its cache, which already holds their keys and values.
@@ -58,45 +45,42 @@ pub fn attention<'c>(
     let isa = crew.isa();
     let work = |tile: Tile<'_>| {
         let (cache, start) = block(tile.row_block());
-        let head = cache.head(tile.cols().start / dim);
-        attend_tile(isa, tile, qkv, start, head, rotary);
+        attend_tile(isa, tile, qkv, start, cache, rotary);
     };
     crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
 }
 
-/// Heads that [`append_and_attend`] takes at most.
-pub const MOST_HEADS: usize = 64;
-
-/// [`append`] and [`attention`] in one parallel region, for a sequence of few new tokens, the first at position `start`.
+/// [`append`] and [`attention`] in one parallel region, for sequences of few new tokens each: sequence `i` has the rows
+/// `bounds[i]..bounds[i + 1]`, at most 32, and `sequence(i)` gives its cache, which no other has, and the position of its first
+/// row.
 ///
-/// Each task writes the keys and values of its head before it reads them. For one token that halves the regions, and the
-/// lines that it writes are those that the same thread reads next.
+/// Each task writes the keys and values of its sequence and head before it reads them: one region less for each layer, and the
+/// lines that a thread writes are those that it reads next.
 ///
 /// # Panics
-/// If the shapes do not fit, there is no room, or there are more than 32 tokens or [`MOST_HEADS`] heads.
-pub fn append_and_attend(
+/// If the shapes do not fit, there is no room, or a sequence has more than 32 rows.
+pub fn append_and_attend<'c>(
     crew: &Crew<'_>,
     out: MatMut<'_>,
     qkv: Mat<'_>,
     rotary: &Rotary,
     dim: usize,
-    (cache, start): (&mut KeyValues, usize),
+    bounds: &[usize],
+    sequence: impl Fn(usize) -> (&'c KeyValues, usize) + Sync,
 ) {
-    check(&out, qkv, dim, &[0, qkv.rows()]);
-    cache.check(qkv, start);
-    let count = out.cols() / dim;
-    assert!(cache.shape() == (count, dim) && count <= MOST_HEADS, "{:?} heads of a cache", cache.shape());
-    let (isa, rows) = (crew.isa(), qkv.rows());
-    let mut heads = [const { None }; MOST_HEADS];
-    heads.iter_mut().zip(cache.heads_mut()).for_each(|(slot, head)| *slot = Some(Mutex::new(head)));
+    check(&out, qkv, dim, bounds);
+    for (i, rows) in bounds.windows(2).enumerate() {
+        let (cache, start) = sequence(i);
+        cache.check(qkv.slice_rows(rows[0]..rows[1]), start);
+    }
+    let isa = crew.isa();
     let work = |tile: Tile<'_>| {
-        let h = tile.cols().start / dim;
-        let Some(head) = &heads[h] else { return };
-        let mut head = only(head);
-        head.write(qkv.slice_rows(tile.rows()), h, start, rotary);
-        attend_tile(isa, tile, qkv, start, head.reborrow(), rotary);
+        let ((cache, start), h) = (sequence(tile.row_block()), tile.cols().start / dim);
+        let rows = qkv.slice_rows(tile.rows());
+        RUNNING.with_borrow_mut(|running| cache.write(rows, h, start, rotary, &mut running.key));
+        attend_tile(isa, tile, qkv, start, cache, rotary);
     };
-    crew.run(&mut [Tiles::new(out, rows.max(1), dim, &work)]);
+    crew.run(&mut [Tiles::ragged(out, bounds, dim, &work)]);
 }
 
 fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
@@ -106,17 +90,16 @@ fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
 }
 
 /// A tile of one head: its rows are queries, the first at position `start`.
-fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary) {
+fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, cache: &KeyValues, rotary: &Rotary) {
     let (rows, cols) = (tile.rows(), tile.cols());
     let q = qkv.slice_rows(rows.clone()).slice_cols(3 * cols.start..3 * cols.start + cols.len());
     for row in rows.clone() {
         ask_for(isa, q.row(row - rows.start));
         ask_for(isa, tile.row_mut(row));
     }
-    RUNNING.with_borrow_mut(|running| {
-        attend(isa, q, start, head, rotary, running, &mut |t, z| {
-            tile.row_mut(rows.start + t).copy_from_slice(z);
-        });
+    let mut put = |t, z: &[f32]| tile.row_mut(rows.start + t).copy_from_slice(z);
+    cache.with_head(cols.start / cols.len(), |head| {
+        RUNNING.with_borrow_mut(|running| attend(isa, q, start, head, rotary, running, &mut put));
     });
 }
 
@@ -150,7 +133,7 @@ pub fn attention_scores(
             q.copy_from_slice(&qkv.row(t)[h * 3 * dim..][..dim]);
             rotary.rotate(&mut q, start + t);
             let (seen, unseen) = tile.row_mut(row).split_at_mut(start + t + 1);
-            scores(isa, &q, cache.head(h), seen);
+            cache.with_head(h, |head| scores(isa, &q, head, seen));
             unseen.fill(f32::NEG_INFINITY);
         }
     };
@@ -168,7 +151,7 @@ pub fn attention_mix(crew: &Crew<'_>, out: MatMut<'_>, pattern: Mat<'_>, dim: us
     let work = |mut tile: Tile<'_>| {
         let h = tile.cols().start / dim;
         for t in tile.rows() {
-            mix(isa, pattern.row(h * tokens + t), cache.head(h), tile.row_mut(t));
+            cache.with_head(h, |head| mix(isa, pattern.row(h * tokens + t), head, tile.row_mut(t)));
         }
     };
     crew.run(&mut [Tiles::new(out, 16, dim, &work)]);

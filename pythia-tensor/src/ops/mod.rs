@@ -8,6 +8,6 @@ mod matmul;
 mod quantized;
 mod rows;
 
-pub use attention::{MOST_HEADS, append, append_and_attend, attention, attention_mix, attention_scores};
+pub use attention::{append, append_and_attend, attention, attention_mix, attention_scores};
 pub use matmul::{Product, Then, Weight, matmul, matmuls};
 pub use rows::{embedding, gelu, layer_norm, log_softmax, log_sum_exp, softmax};

@@ -168,15 +168,20 @@ proptest! {
     /// Keys and values that the region itself writes are those that were there before it.
     #[test]
     fn appending_in_the_same_region_changes_nothing(heads in 1..4_usize, dim in dims(), lens in lens(), seed: u64) {
-        let (start, new) = lens[0];
-        let batch = Batch::new(heads, dim, &[(start, new.min(32))], seed);
-        let (qkv, sequence) = (batch.qkv(), &batch.sequences[0]);
+        let lens: Vec<_> = lens.into_iter().map(|(start, new)| (start, new.min(32))).collect();
+        let batch = Batch::new(heads, dim, &lens, seed);
+        let (qkv, (bounds, _)) = (batch.qkv(), batch.blocks(32));
         let results = on_every_team(|crew| {
-            let mut cache = KeyValues::new(heads, dim, sequence.tokens);
-            cache.append(Mat::new(&sequence.qkv[..start * batch.cols()], batch.cols()), 0, &batch.rotary);
+            let before = |s: &Sequence| {
+                let mut cache = KeyValues::new(heads, dim, s.tokens);
+                cache.append(Mat::new(&s.qkv[..s.start * batch.cols()], batch.cols()), 0, &batch.rotary);
+                cache
+            };
+            let caches: Vec<_> = batch.sequences.iter().map(before).collect();
+            let sequence = |i: usize| (&caches[i], batch.sequences[i].start);
             let mut out = vec![f32::NAN; qkv.len() / 3];
             let out_mat = MatMut::new(&mut out, heads * dim);
-            append_and_attend(crew, out_mat, Mat::new(&qkv, batch.cols()), &batch.rotary, dim, (&mut cache, start));
+            append_and_attend(crew, out_mat, Mat::new(&qkv, batch.cols()), &batch.rotary, dim, &bounds, sequence);
             out
         });
         prop_assert!(results == batch.run(32));

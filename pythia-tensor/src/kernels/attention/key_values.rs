@@ -4,7 +4,7 @@ use super::BLOCK;
 use crate::kernels::rotary::Rotary;
 use crate::{Isa, Mat};
 use half::bf16;
-use std::cell::RefCell;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Columns of values that lie side by side; the widest vector.
 pub(super) const STRIP: usize = 16;
@@ -22,17 +22,18 @@ pub(super) fn padded(dim: usize) -> usize {
 /// Neither kind's results depend on how a prompt is split, on the batch or on the threads.
 ///
 /// A head's memory is one stream: a block of rotated keys, its values, the next block.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KeyValues {
-    heads: usize,
     dim: usize,
     /// Blocks of `BLOCK` positions that there is room for.
     blocks: usize,
     /// `f32` if 1, `bf16` if 2.
     numbers: usize,
-    /// `[head][block]`, each block keys, `[D][BLOCK]`, and values, `[D / STRIP][BLOCK][STRIP]`. A lane holds `numbers` numbers:
-    /// neighbouring dimensions of a key, or neighbouring positions of a value.
-    data: CacheAligned,
+    /// For each head `[block]`, each block keys, `[D][BLOCK]`, and values, `[D / STRIP][BLOCK][STRIP]`. A lane holds `numbers`
+    /// numbers: neighbouring dimensions of a key, or neighbouring positions of a value.
+    ///
+    /// The locks let each task of a region write to its own head; no task ever waits for another.
+    heads: Vec<RwLock<CacheAligned>>,
 }
 
 impl KeyValues {
@@ -50,13 +51,13 @@ impl KeyValues {
 
     fn with_numbers(heads: usize, dim: usize, positions: usize, numbers: usize) -> Self {
         let blocks = positions.div_ceil(BLOCK);
-        let data = CacheAligned::zeros(heads * blocks * block_len(dim, numbers));
-        Self { heads, dim, blocks, numbers, data }
+        let head = |_| RwLock::new(CacheAligned::zeros(blocks * block_len(dim, numbers)));
+        Self { dim, blocks, numbers, heads: (0..heads).map(head).collect() }
     }
 
     /// The number of heads and their dimension.
     pub fn shape(&self) -> (usize, usize) {
-        (self.heads, self.dim)
+        (self.heads.len(), self.dim)
     }
 
     /// Whether they are in `bf16`.
@@ -76,129 +77,21 @@ impl KeyValues {
     /// If the shapes do not fit or there is no room.
     pub fn append(&mut self, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
         self.check(qkv, start);
-        for (h, mut head) in self.heads_mut().enumerate() {
-            head.write(qkv, h, start, rotary);
-        }
+        let mut key = Vec::new();
+        (0..self.heads.len()).for_each(|h| self.write(qkv, h, start, rotary, &mut key));
     }
 
-    /// Panics unless `qkv`'s keys and values fit in at `start`.
-    pub(crate) fn check(&self, qkv: Mat<'_>, start: usize) {
-        assert_eq!(qkv.cols(), self.heads * 3 * self.dim, "columns of qkv");
-        let capacity = self.capacity();
-        assert!(start + qkv.rows() <= capacity, "{} keys at {start} of {capacity}", qkv.rows());
-    }
-
-    /// Makes this the same as `other`'s first `len` positions. Later positions are undefined.
-    ///
-    /// # Panics
-    /// If the shapes differ or `len` exceeds the room of either.
-    pub fn copy_prefix(&mut self, other: &Self, len: usize) {
-        let shape = |kv: &Self| (kv.heads, kv.dim, kv.numbers);
-        assert_eq!(shape(self), shape(other), "heads and dimensions");
-        assert!(len <= self.capacity().min(other.capacity()), "{len} positions");
-        let copied = len.div_ceil(BLOCK) * block_len(self.dim, self.numbers);
-        for (h, mine) in self.heads_mut().enumerate() {
-            mine.data[..copied].copy_from_slice(&other.head(h).data[..copied]);
-        }
-    }
-
-    /// The keys and values of one head.
-    pub(crate) fn head(&self, head: usize) -> Head<'_> {
-        let len = self.blocks * block_len(self.dim, self.numbers);
-        Head { dim: self.dim, numbers: self.numbers, data: &self.data.get()[head * len..][..len] }
-    }
-
-    /// Every head's, to write to.
-    pub(crate) fn heads_mut(&mut self) -> impl Iterator<Item = HeadMut<'_>> {
-        let (dim, numbers) = (self.dim, self.numbers);
-        let len = (self.blocks * block_len(dim, numbers)).max(1);
-        self.data.get_mut().chunks_exact_mut(len).map(move |data| HeadMut { dim, numbers, data })
-    }
-}
-
-/// The lanes of a block's keys.
-fn keys_len(dim: usize, numbers: usize) -> usize {
-    BLOCK * dim.div_ceil(numbers)
-}
-
-/// The lanes of a block of keys and values.
-fn block_len(dim: usize, numbers: usize) -> usize {
-    keys_len(dim, numbers) + BLOCK / numbers * padded(dim)
-}
-
-/// How far ahead a single query asks for its keys and values, in lanes: 16 KB, as four strips of 4 KB are read side by
-/// side, and with less the first three would ask for what the next is reading.
-const AHEAD: usize = 4096;
-
-thread_local! {
-    /// A key while it is rotated.
-    static KEY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// One head's part of [`KeyValues`].
-#[derive(Clone, Copy)]
-pub(crate) struct Head<'a> {
-    pub(super) dim: usize,
-    /// Numbers in a lane: 1 (`f32`) or 2 (`bf16`).
-    pub(super) numbers: usize,
-    data: &'a [f32],
-}
-
-impl<'a> Head<'a> {
-    /// The keys, `[D]`, and the values, `[D / STRIP][BLOCK]`, of block number `block`, in lanes.
-    #[inline(always)]
-    pub(super) fn block(self, block: usize) -> (&'a [[f32; BLOCK]], &'a [[f32; STRIP]]) {
-        let len = block_len(self.dim, self.numbers);
-        let (keys, values) = self.data[block * len..][..len].split_at(keys_len(self.dim, self.numbers));
-        (keys.as_chunks().0, values.as_chunks().0)
-    }
-
-    /// What lies `AHEAD` beyond the start of block number `block`, and beyond that of its values.
-    #[inline(always)]
-    pub(super) fn ahead(self, block: usize) -> (&'a [f32], &'a [f32]) {
-        let from = block * block_len(self.dim, self.numbers) + AHEAD;
-        let values = from + keys_len(self.dim, self.numbers);
-        (self.data.get(from..).unwrap_or_default(), self.data.get(values..).unwrap_or_default())
-    }
-
-    /// What nothing lies before that could ask for it.
-    #[inline(always)]
-    pub(super) fn first(self) -> &'a [f32] {
-        &self.data[..AHEAD.min(self.data.len())]
-    }
-}
-
-/// One head's part of [`KeyValues`], to write to.
-pub(crate) struct HeadMut<'a> {
-    dim: usize,
-    numbers: usize,
-    data: &'a mut [f32],
-}
-
-impl HeadMut<'_> {
-    /// The same, to read.
-    pub(crate) fn reborrow(&self) -> Head<'_> {
-        Head { dim: self.dim, numbers: self.numbers, data: self.data }
-    }
-
-    /// Writes head `h`'s keys (rotated) and values of `qkv`'s rows at the positions from `start` on.
-    pub(crate) fn write(&mut self, qkv: Mat<'_>, h: usize, start: usize, rotary: &Rotary) {
-        KEY.with_borrow_mut(|key| {
-            key.resize(self.dim, 0.0);
-            self.write_by(qkv, h, start, rotary, key);
-        });
-    }
-
-    /// The same, with room for a key, `[D]`.
-    fn write_by(&mut self, qkv: Mat<'_>, h: usize, start: usize, rotary: &Rotary, key: &mut [f32]) {
-        let (dim, numbers) = (self.dim, self.numbers);
+    /// Writes head `h`'s keys (rotated) and values of `qkv`'s rows at the positions from `start` on. `key` is room for one.
+    pub(crate) fn write(&self, qkv: Mat<'_>, h: usize, start: usize, rotary: &Rotary, key: &mut Vec<f32>) {
+        let (dim, numbers, len) = (self.dim, self.numbers, block_len(self.dim, self.numbers));
+        let mut data = self.heads[h].write().unwrap_or_else(PoisonError::into_inner);
         for t in 0..qkv.rows() {
             let position = start + t;
             let row = &qkv.row(t)[h * 3 * dim..][..3 * dim];
-            key.copy_from_slice(&row[dim..2 * dim]);
+            key.clear();
+            key.extend_from_slice(&row[dim..2 * dim]);
             rotary.rotate(key, position);
-            let len = block_len(dim, numbers);
-            let block = &mut self.data[position / BLOCK * len..][..len];
+            let block = &mut data.get_mut()[position / BLOCK * len..][..len];
             let (keys, values) = block.split_at_mut(keys_len(dim, numbers));
             let (keys, at) = (keys.as_chunks_mut::<BLOCK>().0, position % BLOCK);
             let strips = values.as_chunks_mut::<STRIP>().0.chunks_exact_mut(BLOCK / numbers);
@@ -218,6 +111,99 @@ impl HeadMut<'_> {
                 }
             }
         }
+    }
+
+    /// Panics unless `qkv`'s keys and values fit in at `start`.
+    pub(crate) fn check(&self, qkv: Mat<'_>, start: usize) {
+        assert_eq!(qkv.cols(), self.heads.len() * 3 * self.dim, "columns of qkv");
+        let capacity = self.capacity();
+        assert!(start + qkv.rows() <= capacity, "{} keys at {start} of {capacity}", qkv.rows());
+    }
+
+    /// Makes this the same as `other`'s first `len` positions. Later positions are undefined.
+    ///
+    /// # Panics
+    /// If the shapes differ or `len` exceeds the room of either.
+    pub fn copy_prefix(&mut self, other: &Self, len: usize) {
+        let shape = |kv: &Self| (kv.heads.len(), kv.dim, kv.numbers);
+        assert_eq!(shape(self), shape(other), "heads and dimensions");
+        assert!(len <= self.capacity().min(other.capacity()), "{len} positions");
+        let copied = len.div_ceil(BLOCK) * block_len(self.dim, self.numbers);
+        for (mine, theirs) in self.heads.iter_mut().zip(&other.heads) {
+            let mine = mine.get_mut().unwrap_or_else(PoisonError::into_inner);
+            mine.get_mut()[..copied].copy_from_slice(&read(theirs).get()[..copied]);
+        }
+    }
+
+    /// Calls `f` with the keys and values of one head.
+    pub(crate) fn with_head<R>(&self, head: usize, f: impl FnOnce(Head<'_>) -> R) -> R {
+        f(Head { dim: self.dim, numbers: self.numbers, data: read(&self.heads[head]).get() })
+    }
+}
+
+fn read(head: &RwLock<CacheAligned>) -> RwLockReadGuard<'_, CacheAligned> {
+    // Nobody panics between two writes that belong together.
+    head.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Clone for KeyValues {
+    fn clone(&self) -> Self {
+        let heads = self.heads.iter().map(|head| RwLock::new(read(head).clone())).collect();
+        Self { heads, ..*self }
+    }
+}
+
+/// The lanes of a block's keys.
+fn keys_len(dim: usize, numbers: usize) -> usize {
+    BLOCK * dim.div_ceil(numbers)
+}
+
+/// The lanes of a block of keys and values.
+fn block_len(dim: usize, numbers: usize) -> usize {
+    keys_len(dim, numbers) + BLOCK / numbers * padded(dim)
+}
+
+/// How far ahead a single query asks for its keys and values, in lanes: 16 KB, as four strips of 4 KB are read side by
+/// side, and with less the first three would ask for what the next is reading.
+const AHEAD: usize = 4096;
+
+/// One head's part of [`KeyValues`].
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(super) dim: usize,
+    /// Numbers in a lane: 1 (`f32`) or 2 (`bf16`).
+    pub(super) numbers: usize,
+    data: &'a [f32],
+}
+
+impl<'a> Head<'a> {
+    /// The keys, `[D]`, and the values, `[D / STRIP][BLOCK]`, of block number `block`, in lanes.
+    #[inline(always)]
+    pub(super) fn block(self, block: usize) -> (&'a [[f32; BLOCK]], &'a [[f32; STRIP]]) {
+        let len = block_len(self.dim, self.numbers);
+        let (keys, values) = self.data[block * len..][..len].split_at(keys_len(self.dim, self.numbers));
+        (keys.as_chunks().0, values.as_chunks().0)
+    }
+
+    /// Only the blocks that hold the first `positions` positions.
+    #[inline(always)]
+    pub(super) fn first(self, positions: usize) -> Self {
+        let len = positions.div_ceil(BLOCK) * block_len(self.dim, self.numbers);
+        Self { data: &self.data[..len], ..self }
+    }
+
+    /// What lies `AHEAD` beyond the start of block number `block`, and beyond that of its values.
+    #[inline(always)]
+    pub(super) fn ahead(self, block: usize) -> (&'a [f32], &'a [f32]) {
+        let from = block * block_len(self.dim, self.numbers) + AHEAD;
+        let values = from + keys_len(self.dim, self.numbers);
+        (self.data.get(from..).unwrap_or_default(), self.data.get(values..).unwrap_or_default())
+    }
+
+    /// What nothing lies before that could ask for it.
+    #[inline(always)]
+    pub(super) fn beginning(self) -> &'a [f32] {
+        &self.data[..AHEAD.min(self.data.len())]
     }
 }
 

@@ -33,9 +33,8 @@ fn attend_with(isa: Isa, mut cache: KeyValues, qkv: Mat<'_>, rotary: &Rotary, sp
         for t in (start..start + len).step_by(QUERIES) {
             let q = qkv.slice_rows(t..(t + QUERIES).min(start + len)).slice_cols(0..dim);
             let out = &mut out[t * dim..];
-            attend(isa, q, t, cache.head(0), rotary, &mut Running::default(), &mut |i, z| {
-                out[i * dim..][..dim].copy_from_slice(z);
-            });
+            let mut put = |i: usize, z: &[f32]| out[i * dim..][..dim].copy_from_slice(z);
+            cache.with_head(0, |head| attend(isa, q, t, head, rotary, &mut Running::default(), &mut put));
         }
         start += len;
     }
@@ -127,12 +126,12 @@ proptest! {
             let mut q = qkv.row(t - 1)[..dim].to_vec();
             rotary.rotate(&mut q, t - 1);
             let mut pattern = vec![f32::NAN; t];
-            scores(isa, &q, cache.head(0), &mut pattern);
+            cache.with_head(0, |head| scores(isa, &q, head, &mut pattern));
             crate::kernels::rows::softmax_row(isa, &mut pattern);
             let mut z = vec![f32::NAN; dim];
-            mix(isa, &pattern, cache.head(0), &mut z);
+            cache.with_head(0, |head| mix(isa, &pattern, head, &mut z));
             // Queries and weights are rounded to bf16 at different scales.
-            let rounding = if cache.head(0).numbers == 1 { 0.0 } else { 2_f32.powi(-8) * (1.0 + 4.0 * (dim as f32).sqrt()) };
+            let rounding = if cache.with_head(0, |head| head.numbers) == 1 { 0.0 } else { 2_f32.powi(-8) * (1.0 + 4.0 * (dim as f32).sqrt()) };
             let bound = 2.0 * ((2.0 * t as f32 + 40.0) * f32::EPSILON + rounding);
             for (a, b) in z.iter().zip(&fused[(t - 1) * dim..]) {
                 prop_assert!((a - b).abs() <= bound, "{} {} {}", isa, a, b);
@@ -155,9 +154,9 @@ fn a_copied_prefix_continues_alike() {
         let last = |cache: &KeyValues| {
             let mut z = Vec::new();
             let q = qkv.slice_rows(t - 1..t).slice_cols(0..dim);
-            attend(isa, q, t - 1, cache.head(0), &rotary, &mut Running::default(), &mut |_, row| {
-                z = row.to_vec();
-            });
+            let mut put = |_, row: &[f32]| z = row.to_vec();
+            cache
+                .with_head(0, |head| attend(isa, q, t - 1, head, &rotary, &mut Running::default(), &mut put));
             z
         };
         assert_eq!(last(&cache), last(&copy));
