@@ -2,9 +2,9 @@
 
 use super::quantized::{self, Activations};
 use crate::dtype::with_element;
+use crate::kernels::matmul::{COLUMNS, FEW, ROWS, linear};
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::matmul::linear_bf16;
-use crate::kernels::matmul::{COLUMNS, FEW, ROWS, few_columns, linear};
+use crate::kernels::matmul::{PANEL, linear_bf16};
 use crate::kernels::quantized::quantized_products;
 use crate::kernels::rows::{Epilogue, Gelu, epilogue_row};
 use crate::tensor::Lines;
@@ -30,8 +30,8 @@ pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
-    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics. With at most 16 rows of activations, where
-    /// it would not be faster, it is `Exact`: a row's bits may differ between these and more.
+    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations are summed in
+    /// another order than more: a row's bits may differ between these and those.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
@@ -64,8 +64,11 @@ const TILES: usize = 8;
 /// Columns of a tile at most.
 const COLS: usize = 768;
 
+/// Rows of a tile of a bf16 product at most.
+const BF16_ROWS: usize = 1024;
+
 thread_local! {
-    /// Weights of a block, widened, and the sums of a tile: a quantised product's.
+    /// Weights of a block, expanded or packed, and the sums of a quantised product's tile.
     static SCRATCH: RefCell<(Lines, Lines)> = RefCell::default();
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
@@ -107,7 +110,12 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             let (m, n) = (out.rows(), out.cols());
             let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
             let (rows, cols) = match products.iter().filter(quantized).count() {
-                0 => tile_size(m, n, crew.threads(), most_rows(products)),
+                0 => tile_size(
+                    m,
+                    n,
+                    crew.threads(),
+                    products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))),
+                ),
                 count if count == products.len() => quantized::tile_size(m, n, crew.threads()),
                 _ => (FEW, COLUMNS),
             };
@@ -117,23 +125,15 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
     });
 }
 
-/// Rows of a tile at most: those of a bf16 product are half as long in memory.
-fn most_rows(products: &[Product<'_>]) -> usize {
-    if products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))) { 2 * ROWS } else { ROWS }
-}
-
-/// How to cut `[m, n]`: rows into equal parts that the kernel takes, columns so that every thread gets several tiles.
-fn tile_size(m: usize, n: usize, threads: usize, most_rows: usize) -> (usize, usize) {
+/// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
+/// every thread gets several tiles.
+fn tile_size(m: usize, n: usize, threads: usize, bf16: bool) -> (usize, usize) {
+    // Many rows pay for packing a panel of weights in bf16.
+    let (most_rows, columns) = if bf16 && m > FEW { (BF16_ROWS, PANEL) } else { (ROWS, COLUMNS) };
     let blocks = m.div_ceil(most_rows).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(3).min(most_rows);
-    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(COLUMNS);
-    let most = if m <= FEW { few_columns(m.max(1)) / COLUMNS * COLUMNS } else { COLS };
-    (rows, even.clamp(COLUMNS, most))
-}
-
-/// Whether a product is computed in bf16.
-pub(super) fn rounds_to_bf16(product: &Product<'_>) -> bool {
-    matches!(product.weight, Weight::Bf16(_)) && product.a.rows() > FEW
+    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(columns);
+    (rows, even.clamp(columns, COLS))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
@@ -144,16 +144,18 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
     };
     let then = Epilogue { bias: product.bias, gelu, add };
     match product.weight {
-        Weight::Exact(w) | Weight::Bf16(w) if !rounds_to_bf16(product) => with_element!(w.dtype(), W => {
+        Weight::Exact(w) => with_element!(w.dtype(), W => {
             linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
         }),
         #[cfg(target_arch = "x86_64")]
-        Weight::Exact(w) | Weight::Bf16(w) => with_element!(w.dtype(), W => {
-            let a = activations.bf16(product.a);
-            linear_bf16::<W>(isa, a, bytemuck::cast_slice(w.bytes()), then, tile);
+        Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panel, _)| {
+            let (a, k) = (activations.pairs(product.a), product.a.cols());
+            with_element!(w.dtype(), W => {
+                linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, panel);
+            });
         }),
         #[cfg(not(target_arch = "x86_64"))]
-        Weight::Exact(_) | Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+        Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
         Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
             let (rows, cols) = (tile.rows(), tile.cols());
             // Quantised weights give sums for whole groups of columns.

@@ -1,13 +1,11 @@
 //! What a product with rounded activations needs beside its kernel: the activations in codes or in bf16, once for all tiles
 //! and products.
 
-use super::matmul::{Product, Weight, rounds_to_bf16};
+use super::matmul::{Product, Weight};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
 use crate::kernels::quantized::{COLS, Rounded, round_activations, rounded_len};
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
-#[cfg(target_arch = "x86_64")]
-use half::bf16;
 
 /// Activations below which waking other threads costs more than rounding them.
 const ALONE: usize = 1 << 14;
@@ -22,7 +20,8 @@ enum To {
 impl To {
     fn of(product: &Product<'_>) -> Option<Self> {
         match product.weight {
-            Weight::Exact(_) | Weight::Bf16(_) => rounds_to_bf16(product).then_some(Self::Bf16),
+            Weight::Exact(_) => None,
+            Weight::Bf16(_) => Some(Self::Bf16),
             Weight::Quantized(_) => Some(Self::Codes),
         }
     }
@@ -31,8 +30,8 @@ impl To {
     fn words(self, k: usize) -> usize {
         match self {
             Self::Codes => rounded_len(k),
-            // A whole number of cache lines.
-            Self::Bf16 => k.div_ceil(2).next_multiple_of(16),
+            // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
+            Self::Bf16 => k.div_ceil(2).next_multiple_of(16) + 16,
         }
     }
 
@@ -40,7 +39,7 @@ impl To {
         match self {
             Self::Codes => round_activations(isa, row, words),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16 => round_row(isa, row, &mut bytemuck::cast_slice_mut(words)[..row.len()]),
+            Self::Bf16 => round_row(isa, row, words),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Bf16 => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
         }
@@ -98,11 +97,10 @@ impl Activations {
         Rounded::new(self.words(a, To::Codes), a.cols())
     }
 
-    /// `a` in bf16.
+    /// `a` in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn bf16(&self, a: Mat<'_>) -> Mat<'_, bf16> {
-        let words = To::Bf16.words(a.cols());
-        Mat::new(bytemuck::cast_slice(self.words(a, To::Bf16)), 2 * words).slice_cols(0..a.cols())
+    pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
+        Mat::new(self.words(a, To::Bf16), To::Bf16.words(a.cols())).slice_cols(0..a.cols().div_ceil(2))
     }
 }
 

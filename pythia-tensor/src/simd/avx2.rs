@@ -129,8 +129,8 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn prefetch<T>(self, x: &T) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(x).cast()));
+    fn prefetch<T>(self, x: *const T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
     }
     #[inline(always)]
     fn reduce_max(self, v: __m256) -> f32 {

@@ -81,9 +81,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
 
-    /// Asks for the cache line of `x`. Changes no result.
+    /// Asks for the cache line at `x`, which may be any address. Changes no result.
     #[inline(always)]
-    fn prefetch<T>(self, x: &T) {
+    fn prefetch<T>(self, x: *const T) {
         let _ = x;
     }
 

@@ -1,6 +1,6 @@
 //! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX-512 BF16).
 
-use super::{Avx512, Simd, Which};
+use super::{Avx512, Product, Simd, Which};
 use crate::Isa;
 use half::bf16;
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
@@ -32,25 +32,15 @@ impl Pairs {
 
     /// The first 32 elements.
     #[inline(always)]
-    pub(crate) fn load(self, x: &[bf16]) -> __m512bh {
+    pub(crate) fn load(self, x: &[bf16]) -> __m512 {
         let x = &x[..32];
-        intrinsics!(std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.as_ptr().cast())))
+        intrinsics!(_mm512_loadu_ps(x.as_ptr().cast()))
     }
 
-    /// `low` and `high`, rounded to nearest, ties to even, into the first 32 elements.
+    /// The elements of `low`, then of `high`, rounded to nearest, ties to even, in pairs.
     #[inline(always)]
-    pub(crate) fn round(self, low: __m512, high: __m512, out: &mut [bf16]) {
-        let out = &mut out[..32];
-        intrinsics!({
-            let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), rounded);
-        });
-    }
-
-    /// `sum[i] + a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1]`, as the instruction rounds it.
-    #[inline(always)]
-    pub(crate) fn mul_add(self, a: __m512bh, b: __m512bh, sum: __m512) -> __m512 {
-        intrinsics!(_mm512_dpbf16_ps(sum, a, b))
+    pub(crate) fn round(self, low: __m512, high: __m512) -> __m512 {
+        intrinsics!(std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)))
     }
 }
 
@@ -65,7 +55,7 @@ pub(crate) fn multiply_pairs<const CHAINS: usize>(isa: Isa, steps: usize) -> f32
         let mut chains = [s.zero(); CHAINS];
         for _ in 0..steps {
             for chain in &mut chains {
-                *chain = pairs.mul_add(factors, factors, *chain);
+                *chain = Product::mul_add(pairs, s, factors, factors, *chain);
             }
         }
         let mut total = s.zero();

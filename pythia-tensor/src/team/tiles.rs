@@ -1,5 +1,6 @@
 //! Matrices of activations, and their division into disjoint tiles for the threads of a region.
 
+use half::bf16;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -62,6 +63,18 @@ impl<'a, T> Mat<'a, T> {
         assert!(cols.start < cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[cols.start..] };
         Self { data, cols: cols.len(), ..*self }
+    }
+}
+
+impl<'a> Mat<'a> {
+    /// Each element as the two bf16 numbers that its bits are.
+    pub(crate) fn halves(&self) -> Mat<'a, bf16> {
+        Mat {
+            data: bytemuck::cast_slice(self.data),
+            rows: self.rows,
+            cols: 2 * self.cols,
+            stride: 2 * self.stride,
+        }
     }
 }
 
