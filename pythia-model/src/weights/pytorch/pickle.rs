@@ -10,7 +10,7 @@ use safetensors::Dtype;
 /// The most values that a pickle may have: five thousand tensors have fewer.
 const MAX_VALUES: usize = 1 << 17;
 /// The most bytes: names apart, a tensor takes about a hundred.
-const MAX_LENGTH: usize = 16 << 20;
+pub(super) const MAX_LENGTH: usize = 16 << 20;
 const STOP: u8 = b'.';
 
 /// A value of a pickle.

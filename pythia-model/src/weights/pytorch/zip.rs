@@ -1,11 +1,11 @@
 //! The directory of a zip archive as `torch.save` writes it: every entry stored as it is, none compressed.
 //!
-//! An archive is its entries, each a local header, its bytes and perhaps a descriptor; a directory with a header for each of them; and a record
-//! that says where the directory lies, preceded by a wider one and its locator where 32 bits do not suffice (zip64). All
-//! numbers are little-endian.
+//! An archive is its entries, each a local header, its bytes and perhaps a descriptor; a directory with a header for each
+//! of them; and a record that says where the directory lies, preceded by a wider one and its locator where 32 bits do not
+//! suffice (zip64). All numbers are little-endian.
 //! <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>
 
-use super::pickle::Pickle;
+use super::pickle::{self, Pickle};
 use super::{Contents, shown, state_dict};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -52,23 +52,31 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
             "expected numbers in the byte order `little`, found `{found}`: save it again there"
         ));
     }
-    let text = data(&stored.range);
-    let crc = crc32(text);
-    if crc != stored.crc {
-        let expected = stored.crc;
+    let pickle = read_pickle(name, data(&stored.range), stored.crc)?;
+    let key = |name: &str| state_dict::storage_key(name.strip_prefix(folder)?.strip_prefix("data/")?);
+    let storages = entries.iter().filter_map(|(name, stored)| Some((key(name)?, stored.range.clone())));
+    Ok(Contents { views: state_dict::views(&pickle)?, storages: storages.collect() })
+}
+
+/// The pickle that fills the entry `name`. Nothing else of an archive has its checksum checked: storages are not read.
+fn read_pickle<'a>(name: &str, bytes: &'a [u8], expected: u32) -> Result<Pickle<'a>, String> {
+    let length = bytes.len();
+    if length > pickle::MAX_LENGTH {
+        return Err(format!("the pickle has {length} bytes, expected at most {}", pickle::MAX_LENGTH));
+    }
+    let crc = crc32(bytes);
+    if crc != expected {
         return Err(format!(
             "the archive's entry `{}` has the checksum {crc:08x}, expected {expected:08x}: the file is damaged, \
              download it again",
             shown(name)
         ));
     }
-    let pickle = Pickle::parse(text)?;
-    if pickle.length != text.len() {
-        return Err(format!("{} bytes follow the pickle, expected none", text.len() - pickle.length));
+    let pickle = Pickle::parse(bytes)?;
+    match length - pickle.length {
+        0 => Ok(pickle),
+        left => Err(format!("{left} bytes follow the pickle, expected none")),
     }
-    let key = |name: &str| state_dict::storage_key(name.strip_prefix(folder)?.strip_prefix("data/")?);
-    let storages = entries.iter().filter_map(|(name, stored)| Some((key(name)?, stored.range.clone())));
-    Ok(Contents { views: state_dict::views(&pickle)?, storages: storages.collect() })
 }
 
 /// Where the bytes of an entry lie, and their checksum.
@@ -77,7 +85,7 @@ struct Stored {
     crc: u32,
 }
 
-/// Every entry of an archive by name. They neither leave the file nor overlap.
+/// Every entry of an archive by name. They fill the file up to the directory.
 fn entries(bytes: &[u8]) -> Result<HashMap<&str, Stored>, String> {
     let directory = Directory::find(bytes)?;
     let mut rest = bytes.get(directory.range.clone()).unwrap_or_default();

@@ -2,7 +2,6 @@
 
 use super::pytorch_files::parse;
 use super::torch_save::{Archive, Tensor, archive, crc32, header, local_header, state_dict};
-use super::*;
 
 fn state() -> Vec<u8> {
     state_dict(&[("a", Tensor::new(0, &[4])), ("b", Tensor::new(1, &[4]))])
