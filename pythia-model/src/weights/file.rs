@@ -143,7 +143,8 @@ impl TensorFile {
     }
 
     /// The tensor `name`, or `None` if the file has none of this name. It shares the mapped memory, unless its bytes
-    /// are not aligned to its elements (headers of old files were not padded): then it is a copy.
+    /// are not aligned to its elements (old safetensors and PyTorch's format before 1.6 had no padding): then it is a
+    /// copy.
     ///
     /// # Errors
     /// If its type is none that a [`Tensor`] has, or its elements do not lie row by row.

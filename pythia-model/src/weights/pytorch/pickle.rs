@@ -1,8 +1,8 @@
 //! A pickle as data: a parser for the opcodes that state dicts use, which runs nothing.
 //!
 //! A pickle is a program for a machine with a stack and a memo; where Python would call what it names, this keeps the
-//! arguments. Values refer to each other by position, so that neither copies nor depth cost anything, and their number is
-//! bounded. <https://github.com/python/cpython/blob/main/Lib/pickletools.py> has every opcode.
+//! arguments. Values refer to each other by position, so that neither copies nor depth cost anything, and their number
+//! is bounded. <https://github.com/python/cpython/blob/main/Lib/pickletools.py> has every opcode.
 
 use super::shown;
 use safetensors::Dtype;

@@ -132,8 +132,8 @@ impl<'a> View<'a> {
 }
 
 impl Storage {
-    /// What a persistent id says: `"storage"`, the type, the key, the device it was on, the number of elements; in the old
-    /// format also which part of another storage it is, if it is one.
+    /// What a persistent id says: `"storage"`, the type, the key, the device it was on, the number of elements; in the
+    /// old format also which part of another storage it is, if it is one.
     fn of(pickle: &Pickle<'_>, id: Run) -> Result<Self, String> {
         let (kind, dtype, key, elements) = match *pickle.run(id) {
             [kind, dtype, key, _, elements] | [kind, dtype, key, _, elements, Value::None] => {

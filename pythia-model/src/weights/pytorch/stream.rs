@@ -1,7 +1,7 @@
 //! What `torch.save` wrote before PyTorch 1.6: a stream of pickles, and after them the storages.
 //!
-//! The pickles are a magic number, the version of the format, facts about the machine, the state dict, and the keys of the
-//! storages in the order of the file. A storage is its number of elements, 8 bytes, and the elements.
+//! The pickles are a magic number, the version of the format, facts about the machine, the state dict, and the keys of
+//! the storages in the order of the file. A storage is its number of elements, 8 bytes, and the elements.
 
 use super::pickle::{Pickle, Value};
 use super::state_dict::{self, Storage, View};

@@ -1,8 +1,9 @@
 //! The directory of a zip archive as `torch.save` writes it: every entry stored as it is, none compressed.
 //!
-//! An archive is its entries, each a local header, its bytes and perhaps a descriptor; a directory with a header for each
-//! of them; and a record that says where the directory lies, preceded by a wider one and its locator where 32 bits do not
-//! suffice (zip64). All numbers are little-endian.
+//! An archive is its entries, each a local header, its bytes and perhaps a descriptor; a directory with a header for
+//! each of them; and a record that says where the directory lies, preceded by a wider one and its locator where 32 bits
+//! do not suffice (zip64). All numbers are little-endian. The rules here are stricter than the format's, which lets
+//! readers disagree on what an archive holds: entries fill the file, and nothing comes after the last record.
 //! <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>
 
 use super::pickle::{self, Pickle};
@@ -58,7 +59,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
     Ok(Contents { views: state_dict::views(&pickle)?, storages: storages.collect() })
 }
 
-/// The pickle that fills the entry `name`. Nothing else of an archive has its checksum checked: storages are not read.
+/// The pickle that fills the entry `name`. Its checksum alone is checked: storages are not read.
 fn read_pickle<'a>(name: &str, bytes: &'a [u8], expected: u32) -> Result<Pickle<'a>, String> {
     let length = bytes.len();
     if length > pickle::MAX_LENGTH {
@@ -280,8 +281,8 @@ impl<'a> Header<'a> {
         Some((header, length))
     }
 
-    /// Where the entry lies from its local header on, and where its bytes do, if what stands around them agrees with this
-    /// header. It must end before the directory.
+    /// Where the entry lies from its local header on, and where its bytes do, if what stands around them agrees with
+    /// this header. It must end before the directory.
     fn locate(&self, bytes: &[u8], directory: usize) -> Result<(Range<usize>, Stored), String> {
         if self.method != 0 || self.stored != self.size as u64 {
             return Err(format!(
@@ -323,8 +324,8 @@ impl<'a> Header<'a> {
         same.then_some(LOCAL_LENGTH + name + extra)
     }
 
-    /// The length of the descriptor after the entry's bytes, which has the checksum and the sizes, of 32 or 64 bits, where
-    /// the header before them could not.
+    /// The length of the descriptor after the entry's bytes, which has the checksum and the sizes, of 32 or 64 bits,
+    /// where the header before them could not.
     fn descriptor_length(&self, bytes: &[u8]) -> Option<usize> {
         if self.flags & HAS_DESCRIPTOR == 0 {
             return Some(0);
@@ -358,7 +359,7 @@ fn widen(numbers: [&mut u64; 3], mut extra: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The checksum that zip uses, bit by bit: only a pickle, small as it is, gets checked.
+/// The checksum that zip uses, bit by bit, which is fast enough for a pickle.
 fn crc32(bytes: &[u8]) -> u32 {
     let shift = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), shift))

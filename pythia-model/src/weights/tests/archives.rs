@@ -224,6 +224,25 @@ fn headers_of_the_directory_that_lie_are_refused() {
     changed(header + 32, &[1], "header 2 of 5 in the zip directory is damaged");
 }
 
+/// What PyTorch writes for entries beyond 4 GiB.
+#[test]
+fn descriptors_may_have_sizes_of_64_bits() {
+    let zip = good();
+    let (end, directory) = (zip.data[4].end, zip.headers[0]);
+    let sizes = |size: u64| [size.to_le_bytes(); 2].concat();
+    let with = |sizes: &[u8]| {
+        let mut archive = zip.clone();
+        archive.bytes.splice(end + 8..directory, sizes.iter().copied());
+        archive.bytes.truncate(archive.end64 + sizes.len() - 8);
+        archive.finish(directory + sizes.len() - 8);
+        archive.bytes
+    };
+    assert_eq!(parse(&with(&sizes(2))).unwrap(), parse(&zip.bytes).unwrap());
+    let message = format!("the archive's entry `model/version` has no descriptor at {end}");
+    refused(&with(&sizes(3)), &message);
+    refused(&with(&[2; 15]), &message);
+}
+
 /// The field for 64-bit numbers of one entry.
 #[test]
 fn zip64_fields_are_read_and_checked() {
