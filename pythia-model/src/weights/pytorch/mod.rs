@@ -1,7 +1,7 @@
 //! PyTorch's `.bin` files: what `torch.save` made of a model's state dict, read without executing anything.
 //!
 //! Since PyTorch 1.6 that is a [zip archive](zip), before it was a [stream of pickles](stream). In both, a
-//! [pickle](pickle) describes a [state dict](state_dict) whose tensors look into storages, and the storages' bytes lie
+//! [`pickle`] describes a [state dict](state_dict) whose tensors look into storages, and the storages' bytes lie
 //! in the file as they lie in memory, so that tensors are mapped as those of safetensors are.
 //!
 //! The crate `pytorch-reader` reads both too, but gives every tensor as a copy, and needs the crates `zip` and `tar`.

@@ -159,39 +159,12 @@ impl<'a> Machine<'a> {
         let [code] = self.bytes()?;
         match code {
             STOP => return self.pop().map(Some),
-            b'N' => self.stack.push(Value::None),
-            0x88 | 0x89 => self.stack.push(Value::Bool(code == 0x88)),
-            b'K' | b'M' | b'J' | 0x8a => {
-                let n = self.integer(code)?;
-                self.stack.push(Value::Int(n));
-            }
-            b'X' => {
-                let length = u32::from_le_bytes(self.bytes()?);
-                let text = self.take(length as usize)?;
-                let text = std::str::from_utf8(text).map_err(|_| "expected text in UTF-8")?;
-                self.stack.push(Value::Str(text));
-            }
-            b'c' => {
-                let global = self.global()?;
-                self.stack.push(global);
-            }
-            b'q' | b'r' => self.memorize(code)?,
-            b'h' | b'j' => {
-                let index = self.index(code)?;
-                let value =
-                    *self.memo.get(index).ok_or_else(|| format!("nothing was memorized as {index}"))?;
-                self.stack.push(value);
-            }
             b'(' => self.marks.push(self.stack.len()),
-            b')' => self.stack.push(Value::Tuple(Run { start: 0, length: 0 })),
+            b'q' | b'r' => self.memorize(code)?,
             0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
             b't' => {
                 let length = self.unmark()?;
                 self.tuple(length)?;
-            }
-            b']' | b'}' => {
-                let container = self.container();
-                self.stack.push(if code == b'}' { Value::Dict(container) } else { Value::List(container) });
             }
             b's' => self.put_into_dict(2)?,
             b'u' => {
@@ -212,13 +185,40 @@ impl<'a> Machine<'a> {
             b'R' => self.reduce()?,
             b'b' => self.build()?,
             _ => {
+                let value = self.value(code)?;
+                self.stack.push(value);
+            }
+        }
+        self.bounded().map(|()| None)
+    }
+
+    /// The value of an opcode that needs none from the stack.
+    fn value(&mut self, code: u8) -> Result<Value<'a>, String> {
+        Ok(match code {
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'K' | b'M' | b'J' | 0x8a => Value::Int(self.integer(code)?),
+            b'X' => {
+                let length = u32::from_le_bytes(self.bytes()?);
+                let text = self.take(length as usize)?;
+                Value::Str(std::str::from_utf8(text).map_err(|_| "expected text in UTF-8")?)
+            }
+            b')' => Value::Tuple(Run { start: 0, length: 0 }),
+            b']' => Value::List(self.container()),
+            b'}' => Value::Dict(self.container()),
+            b'c' => self.global()?,
+            b'h' | b'j' => {
+                let index = self.index(code)?;
+                *self.memo.get(index).ok_or_else(|| format!("nothing was memorized as {index}"))?
+            }
+            _ => {
                 return Err(format!(
                     "the opcode {code:#04x} is none that state dicts use, and nothing was executed: expected the \
                      weights alone, `torch.save(model.state_dict())`"
                 ));
             }
-        }
-        self.bounded().map(|()| None)
+        })
     }
 
     fn bounded(&self) -> Result<(), String> {
