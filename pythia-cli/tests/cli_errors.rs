@@ -92,7 +92,7 @@ fn a_wrong_place_is_told() {
     let bin = folder(&["config.json", "tokenizer.json"]);
     says(&["run", "x", "-m", path(&bin)], &["no weights in this folder"]);
     fs::write(bin.path().join("pytorch_model.bin"), b"PK").unwrap();
-    says(&["run", "x", "-m", path(&bin)], &["pytorch_model.bin", "needs conversion"]);
+    says(&["run", "x", "-m", path(&bin)], &["pytorch_model.bin", "this is not a PyTorch checkpoint"]);
     says(&["run", "-f", "/no/such/file"], &["/no/such/file"]);
 }
 

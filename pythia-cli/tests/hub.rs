@@ -271,22 +271,43 @@ fn names_and_revisions_that_are_not_there_get_advice() {
 }
 
 #[test]
-fn repositories_without_safetensors_are_refused_by_name() {
-    let world = World::new(&[("README.md", b"x")]);
-    let bins: [(&str, &[u8]); 4] = [
+fn bin_checkpoints_are_downloaded_where_there_are_no_safetensors() {
+    let world =
+        World::new(&[("config.json", CONFIG), ("tokenizer.json", b"{}"), ("pytorch_model.bin", b"PK")]);
+    let index =
+        br#"{"weight_map":{"a":"pytorch_model-00001-of-00002.bin","b":"pytorch_model-00002-of-00002.bin"}}"#;
+    let sharded: [(&str, &[u8]); 4] = [
         ("config.json", CONFIG),
-        ("pytorch_model.bin.index.json", b"{}"),
+        ("pytorch_model.bin.index.json", index),
         ("pytorch_model-00001-of-00002.bin", b"1"),
         ("pytorch_model-00002-of-00002.bin", b"2"),
     ];
-    world.put(ID, "step9000", &bins);
-    world.put(ID, "step111000", &bins[..1]);
+    world.put(ID, "step9000", &sharded);
     let server = world.server();
-    for (revision, says) in [
-        ("step9000", &["pytorch_model-00001-of-00002.bin", "need conversion to safetensors"][..]),
-        ("step111000", &["has no weights", "another revision"]),
-        ("main", &["no config.json"]),
-    ] {
+    let (single, shards) = (
+        world.hub(&server).snapshot(ID, "main", &Quiet).unwrap(),
+        world.hub(&server).snapshot(ID, "step9000", &Quiet).unwrap(),
+    );
+    assert_eq!(fs::read(single.join("pytorch_model.bin")).unwrap(), b"PK");
+    for (name, content) in sharded {
+        assert_eq!(fs::read(shards.join(name)).unwrap(), content);
+    }
+    // What is whole in the cache is not asked for again, and needs no network.
+    let asked = server.seen().len();
+    assert_eq!(world.hub(&server).snapshot(ID, "main", &Quiet).unwrap(), single);
+    assert_eq!(server.seen().len(), asked);
+    let offline = world.builder(&nobody()).offline(true).build().unwrap();
+    assert_eq!(offline.snapshot(ID, "step9000", &Quiet).unwrap(), shards);
+}
+
+#[test]
+fn repositories_without_weights_are_refused_by_name() {
+    let world = World::new(&[("README.md", b"x")]);
+    world.put(ID, "step111000", &[("config.json", CONFIG), ("pytorch_model-00001-of-00002.bin", b"1")]);
+    let server = world.server();
+    for (revision, says) in
+        [("step111000", &["has no weights", "another revision"][..]), ("main", &["no config.json"])]
+    {
         let error = error_of(world.hub(&server).snapshot(ID, revision, &Quiet));
         assert_says(&error, says);
         assert_says(&error, &[ID, revision]);

@@ -205,7 +205,7 @@ impl Hub {
     ///
     /// # Errors
     /// If a name is malformed; if the cache lacks something and the network is forbidden or fails; if the Hub has
-    /// no such repository or revision, or refuses it, or has no safetensors for it; if a file arrives damaged; if
+    /// no such repository or revision, or refuses it, or has no weights for it; if a file arrives damaged; if
     /// the disk is full. Each error says what to do.
     pub fn snapshot(&self, id: &str, revision: &str, progress: &dyn Progress) -> Result<PathBuf> {
         name::check_id(id)?;
@@ -238,10 +238,10 @@ impl Hub {
         for absent in SAFETENSORS.into_iter().chain(["tokenizer.json"]).filter(|file| !has(file)) {
             repo.write_no_exist(commit, absent)?;
         }
-        let [single, index] = SAFETENSORS;
-        if !has(single) && !has(index) {
-            return Err(no_safetensors(id, revision, &found.files));
-        }
+        let has_one = |[single, index]: &[&str; 2]| has(single) || has(index);
+        let [single, index] = [SAFETENSORS, PYTORCH].into_iter().find(has_one).with_context(|| {
+            format!("{id} at {revision} has no weights: choose another revision or model")
+        })?;
         for file in BESIDE.into_iter().filter(|file| has(file)) {
             fetch(file)?;
         }
@@ -278,19 +278,6 @@ impl Hub {
         }
         repo.link(commit, file, &metadata.etag)
     }
-}
-
-fn no_safetensors(id: &str, revision: &str, files: &[String]) -> anyhow::Error {
-    let is_old = |f: &&str| PYTORCH.contains(f) || f.starts_with("pytorch_model-");
-    let old: Vec<&str> = files.iter().map(String::as_str).filter(is_old).take(4).collect();
-    if old.is_empty() {
-        return anyhow::anyhow!("{id} at {revision} has no weights: choose another revision or model");
-    }
-    anyhow::anyhow!(
-        "{id} at {revision} has its weights only as {}: `.bin` checkpoints need conversion to safetensors; choose \
-         another revision, or give a converted copy's folder with -m",
-        old.join(", ")
-    )
 }
 
 #[cfg(test)]

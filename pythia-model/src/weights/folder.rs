@@ -1,15 +1,30 @@
-//! [`Checkpoint`]: the safetensors files of a model's folder, taken as one set of named tensors.
+//! [`Checkpoint`]: the files of a model's folder, taken as one set of named tensors.
 
-use super::safetensors::{FileStamp, TensorFile, shown};
+use super::file::{FileStamp, TensorFile, shown};
 use super::unique::Entries;
 use crate::{Error, Result, disk};
 use pythia_tensor::Tensor;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// A format of weights.
+struct Format {
+    /// The weights in one file.
+    single: &'static str,
+    /// Which tensor lies in which file, where there are several.
+    index: &'static str,
+    open: fn(PathBuf) -> Result<TensorFile>,
+}
+
+/// The formats, the first of which that a folder has is read.
+const FORMATS: [Format; 2] = [
+    Format { single: "model.safetensors", index: "model.safetensors.index.json", open: TensorFile::open },
+    Format {
+        single: "pytorch_model.bin",
+        index: "pytorch_model.bin.index.json",
+        open: TensorFile::open_pytorch,
+    },
+];
 /// As for a safetensors header.
 const MAX_INDEX: u64 = 100_000_000;
 
@@ -25,23 +40,22 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     /// Opens what a model's folder has: one file, or else an index and its shards.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let exists = |name: &&str| dir.join(name).symlink_metadata().is_ok();
-        if exists(&SINGLE) {
-            return Ok(Self::of(TensorFile::open(dir.join(SINGLE))?));
-        }
-        if exists(&INDEX) {
-            return Self::sharded(dir);
-        }
-        if let Some(pickle) = PICKLES.iter().find(|name| exists(name)) {
-            let message = format!(
-                "a PyTorch archive needs conversion to {SINGLE} first: load it with transformers and call `save_pretrained`"
-            );
-            return Err(Error::file(dir.join(pickle), message));
+        let exists = |name: &str| dir.join(name).symlink_metadata().is_ok();
+        for format in &FORMATS {
+            if exists(format.single) {
+                return Ok(Self::of((format.open)(dir.join(format.single))?));
+            }
+            if exists(format.index) {
+                return Self::sharded(dir, format);
+            }
         }
         std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+        let [first, second] = FORMATS.map(|format| format.single);
         Err(Error::file(
             dir,
-            format!("no weights in this folder: expected {SINGLE} or {INDEX} with its shards"),
+            format!(
+                "no weights in this folder: expected {first} or {second}, or the .index.json of one and its shards"
+            ),
         ))
     }
 
@@ -50,19 +64,20 @@ impl Checkpoint {
         Self { path: file.path().to_owned(), files: vec![file], places }
     }
 
-    fn sharded(dir: &Path) -> Result<Self> {
+    fn sharded(dir: &Path, format: &Format) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Index {
             weight_map: Entries,
         }
-        let path = dir.join(INDEX);
+        let path = dir.join(format.index);
         let Index { weight_map: Entries(map) } = serde_json::from_slice(&disk::read(&path, MAX_INDEX)?)
             .map_err(|e| Error::file(&path, format!("expected an index of tensors: {e}")))?;
 
         let mut names: Vec<_> = map.values().cloned().collect();
         names.sort();
         names.dedup();
-        let files: Vec<_> = names.iter().map(|name| open_shard(dir, &path, name)).collect::<Result<_>>()?;
+        let files: Vec<_> =
+            names.iter().map(|name| (format.open)(shard(dir, &path, name)?)).collect::<Result<_>>()?;
 
         let mut places = HashMap::with_capacity(map.len());
         for (place, file) in files.iter().enumerate() {
@@ -110,8 +125,8 @@ impl Checkpoint {
     }
 }
 
-/// Opens a shard that an index names, which must lie in the same folder.
-fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
+/// The path of a shard that an index names, which must lie in the same folder.
+fn shard(dir: &Path, index: &Path, name: &str) -> Result<PathBuf> {
     let mut parts = Path::new(name).components();
     let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
     // A backslash separates folders only on Windows; no shard has one anywhere.
@@ -125,5 +140,5 @@ fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
         let message = format!("the shard {} is missing from the folder: download it", shown(name));
         return Err(Error::file(index, message));
     }
-    TensorFile::open(path)
+    Ok(path)
 }

@@ -1,19 +1,21 @@
 //! [`Weights`]: the tensors of a GPT-NeoX model, checked against its [`Config`] and mapped, not loaded.
 
+mod file;
 mod folder;
 pub(crate) mod layout;
+mod pytorch;
 mod safetensors;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-pub use safetensors::{FileStamp, TensorFile};
+pub use file::{FileStamp, TensorFile};
 
 use crate::{Config, Error, Result};
+pub(crate) use file::shown;
 use folder::Checkpoint;
 use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEAD, LinearShape, in_layer};
 use pythia_tensor::{Quantized, Tensor};
-pub(crate) use safetensors::shown;
 use std::path::Path;
 
 /// The weights of a model. Matrices stay in the file's memory and type; vectors, less than a thousandth of the
@@ -75,12 +77,12 @@ pub struct LayerNormWeights {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or `model.safetensors.index.json` and its shards, in a model's folder. The files
-    /// are mapped, so this takes milliseconds at any size, and must not be changed in place meanwhile (see
-    /// [`TensorFile`]).
+    /// Opens `model.safetensors`, or `model.safetensors.index.json` and its shards, in a model's folder; where there is
+    /// neither, `pytorch_model.bin` or `pytorch_model.bin.index.json` and its shards. The files are mapped, so this takes
+    /// milliseconds at any size, and must not be changed in place meanwhile (see [`TensorFile`]).
     ///
     /// # Errors
-    /// If there are no weights, or only a `pytorch_model.bin`; if a file is damaged or contradicts itself; if a tensor is
+    /// If there are no weights; if a file is damaged or contradicts itself; if a tensor is
     /// missing or has another shape or type than the config asks for. The text names the file and the tensor.
     pub fn open(dir: impl AsRef<Path>, config: &Config) -> Result<Self> {
         read(Checkpoint::open(dir.as_ref())?, config)

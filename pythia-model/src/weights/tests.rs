@@ -1,5 +1,9 @@
+mod archives;
 mod folders;
 mod headers;
+mod pickles;
+mod pytorch_files;
+mod torch_save;
 
 use super::*;
 use ::safetensors::SafeTensors;

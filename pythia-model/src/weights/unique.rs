@@ -1,6 +1,6 @@
 //! JSON objects whose keys must differ: serde's maps would silently keep the last of several.
 
-use super::safetensors::shown;
+use super::file::shown;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,15 +13,21 @@ fn folders_without_usable_weights_say_what_is_wrong() {
     };
     has(
         &[],
-        "no weights in this folder: expected model.safetensors or model.safetensors.index.json with its shards",
+        "no weights in this folder: expected model.safetensors or pytorch_model.bin, or the .index.json of one and its \
+         shards",
     );
     has(
         &[("pytorch_model.bin", b"PK")],
-        "/pytorch_model.bin: a PyTorch archive needs conversion to model.safetensors",
+        "/pytorch_model.bin: this is not a PyTorch checkpoint: it starts neither as a zip archive nor as the older",
     );
     has(
         &[("pytorch_model.bin.index.json", b"{}")],
-        "/pytorch_model.bin.index.json: a PyTorch archive needs conversion",
+        "/pytorch_model.bin.index.json: expected an index of tensors: missing field `weight_map`",
+    );
+    has(&[("pytorch_model.bin", b"")], "/pytorch_model.bin: the file is empty: download or write it again");
+    has(
+        &[("pytorch_model.bin", b"version https://git-lfs.github.com/spec/v1\n")],
+        "/pytorch_model.bin: this is a Git LFS pointer, not the weights: fetch them",
     );
     has(&[("model.safetensors", b"")], "/model.safetensors: the file is empty: download or write it again");
     has(
@@ -136,19 +142,14 @@ fn every_variant_that_transformers_wrote_opens() {
             continue;
         }
         let config = config.unwrap();
-        let weights = Weights::open(&dir, &config);
-        if name.starts_with("bin") {
-            assert!(weights.unwrap_err().to_string().contains("needs conversion"), "{name}");
-            continue;
-        }
-        let weights = weights.unwrap();
+        let weights = Weights::open(&dir, &config).unwrap();
         assert_eq!(Some(weights.embed_in.dtype()), config.torch_dtype, "{name}");
         assert_eq!((weights.layers.len(), weights.ignored.len()), (2, 0), "{name}");
         let biased = weights.layers[0].query_key_value.bias.is_some();
         assert_eq!(biased, name != "no-attention-bias");
         opened += 1;
     }
-    assert_eq!(opened, 11);
+    assert_eq!(opened, 14);
 }
 
 #[test]
