@@ -35,8 +35,12 @@
 //! |---|---|
 //! | 3 + 3 + 2 rows x 8, asking for 256 bytes of each row at a time | 0.65 |
 //! | 4 + 4 rows x 4, a line of each row at a time, by the first tile | 0.70 |
-//! | the same, by both (this) | 0.74 |
+//! | the same, by both | 0.74 |
+//! | 4 + 4 rows x 6, by both (this) | 0.74 |
 //! | 8 x 3, activations as operands from memory (one core) | 0.46 |
+//!
+//! With rows of 4 KB, where activations no longer fit the first-level cache, these six rows of weights a tile make it 0.66
+//! instead of 0.60 with four (16 rows of activations: 0.78 and 0.74); up to six activations, four rows are better (4: 27 against 22 GB/s).
 //!
 //! One row of activations, as GB/s of one core that reads 26 at best:
 //!
@@ -160,7 +164,8 @@ fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_
     match (a.rows(), S::LANES) {
         (1, 16) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
         (2..=6, 16) => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
-        (7..=FEW, 16) => columns::<S, _, 6, 4, 2>(s, dot, a, w, then, out),
+        (7..=8, 16) => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
+        (9..=FEW, 16) => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
         (_, 16) => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
         (1, _) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
         (2, _) => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
@@ -182,8 +187,13 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
 ) {
     let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
     let mut memory = [0.0; ROWS * COLUMNS];
-    // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory.
-    let width = if M == 1 { memory.len() } else { COLUMNS };
+    // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
+    // groups of any size.
+    let width = match a.rows() {
+        1 => memory.len(),
+        2..=FEW => 3 * COLUMNS,
+        _ => COLUMNS,
+    };
     for n0 in cols.clone().step_by(width) {
         let n1 = cols.end.min(n0 + width);
         let sums = &mut memory[..a.rows() * (n1 - n0)];
