@@ -16,7 +16,10 @@ fn main() -> Result<(), pythia_tensor::Error> {
         matmul(c, crew);
         quantized_matmul(c, crew);
         quantize(c, crew);
-        layer_matmuls(c, crew);
+        layer_matmuls(c, crew, "matmuls", |w| Weight::Exact(w));
+        if crew.isa().has_bf16() {
+            layer_matmuls(c, crew, "matmuls_bf16", |w| Weight::Bf16(w));
+        }
         attention_prefill(c, crew);
         attention_decode(c, crew);
         attention_step_by_step(c, crew);
@@ -121,8 +124,8 @@ fn quantize(c: &mut Criterion, crew: &Crew<'_>) {
 }
 
 /// The two regions of a layer with parallel residual, with biases, GELU and the residual stream.
-fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>) {
-    let mut group = Group::new(c, crew, "matmuls");
+fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>, name: &str, arithmetic: fn(&Tensor) -> Weight<'_>) {
+    let mut group = Group::new(c, crew, name);
     for (size, c) in SIZES {
         for m in [1, 8, 64, 512] {
             let parameters = 12 * c * c;
@@ -140,7 +143,7 @@ fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>) {
                         (of_c.rows(0..3 * c), of_c.rows(3 * c..7 * c), of_c.rows(7 * c..8 * c));
                     let product = |a, weight, n, then| Product {
                         a,
-                        weight: Weight::Exact(weight),
+                        weight: arithmetic(weight),
                         bias: Some(&bias[..n]),
                         then,
                     };
