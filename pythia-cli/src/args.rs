@@ -1,6 +1,6 @@
 //! The command line: the commands and the options that they share.
 
-use crate::commands::{bench, next, quantize, run, score, synth, tokenize};
+use crate::commands::{bench, convert, next, quantize, run, score, synth, tokenize};
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Detokenize(tokenize::DetokenizeArgs),
     Bench(bench::Args),
     Quantize(quantize::Args),
+    Convert(convert::Args),
     Synth(synth::Args),
 }
 

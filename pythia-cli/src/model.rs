@@ -5,7 +5,7 @@ use crate::hub::{Hub, Source, progress};
 use crate::quiet::quietly;
 use crate::{quantized, synthetic};
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Config, Model, Size, Tokenizer, Weights};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights, convert};
 use pythia_tensor::Team;
 use std::path::{Path, PathBuf};
 
@@ -94,6 +94,17 @@ impl Place {
                 Ok(Model::new(config, weights))
             }
             Self::Folder(folder) => Ok(Model::open(folder)?),
+        }
+    }
+
+    /// The model as it is stored.
+    pub(crate) fn source(&self) -> Result<convert::Source> {
+        match self {
+            Self::Embedded => {
+                let tokenizer = ("tokenizer.json".to_owned(), TOKENIZER.to_vec());
+                Ok(convert::Source::from_static("the embedded", CONFIG, &WEIGHTS.0, vec![tokenizer])?)
+            }
+            Self::Folder(folder) => Ok(convert::Source::open(folder)?),
         }
     }
 

@@ -157,6 +157,17 @@ fn damaged_files_are_errors_and_nothing_more() {
 }
 
 #[test]
+fn convert_replaces_nothing_and_says_what_it_cannot_do() {
+    let model = folder(&command::MINI);
+    says(&["convert", path(&model)], &[path(&model), "not empty", "a new one"]);
+    says(&["convert", "x", "--precision", "int8"], &["--precision int8", "--dtype"]);
+    let file = model.path().join("config.json");
+    says(&["convert", file.to_str().unwrap()], &["config.json: Not a directory"]);
+    command::usage(&["convert", "x", "--max-shard-size", "5XB"], "a size such as 5GB");
+    command::usage(&["convert", "x", "--dtype", "int8"], "[possible values: f16, bf16, f32]");
+}
+
+#[test]
 fn text_that_is_not_utf8_is_refused() {
     let message = error(&run_with(&["score"], b"caf\xe9"));
     assert!(message.contains("stdin is not UTF-8 text: byte 3"), "{message}");

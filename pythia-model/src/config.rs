@@ -5,6 +5,8 @@ mod read;
 mod tests;
 mod write;
 
+pub(crate) use write::torch_name;
+
 use crate::{Error, Result, disk};
 use pythia_tensor::{DType, Gelu};
 use std::path::Path;

@@ -142,6 +142,16 @@ impl TensorFile {
         self.entries.keys().map(String::as_str)
     }
 
+    /// The type and the shape of the tensor `name`, or `None` if the file has none of this name.
+    ///
+    /// # Errors
+    /// As [`TensorFile::tensor`].
+    pub(crate) fn info(&self, name: &str) -> Result<Option<(DType, &[usize])>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let dtype = entry.dtype.clone().map_err(|e| Error::tensor(&self.path, shown(name), e))?;
+        Ok(Some((dtype, &entry.shape)))
+    }
+
     /// The tensor `name`, or `None` if the file has none of this name. It shares the mapped memory, unless its bytes
     /// are not aligned to its elements (old safetensors and PyTorch's format before 1.6 had no padding): then it is a
     /// copy.

@@ -29,7 +29,7 @@ const FORMATS: [Format; 2] = [
 const MAX_INDEX: u64 = 100_000_000;
 
 /// Every tensor of a model, by name. Taking one out leaves the rest.
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// The file that says which tensors there are: the only one, or the index.
     path: PathBuf,
     files: Vec<TensorFile>,
@@ -39,7 +39,7 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     /// Opens what a model's folder has: one file, or else an index and its shards.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let exists = |name: &str| dir.join(name).symlink_metadata().is_ok();
         for format in &FORMATS {
             if exists(format.single) {
@@ -59,7 +59,7 @@ impl Checkpoint {
         ))
     }
 
-    pub(super) fn of(file: TensorFile) -> Self {
+    pub(crate) fn of(file: TensorFile) -> Self {
         let places = file.names().map(|name| (name.to_owned(), 0)).collect();
         Self { path: file.path().to_owned(), files: vec![file], places }
     }
@@ -100,13 +100,18 @@ impl Checkpoint {
     }
 
     /// The file that says which tensors there are.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The files on disk.
     pub(super) fn stamps(&self) -> Vec<FileStamp> {
         self.files.iter().filter_map(TensorFile::stamp).cloned().collect()
+    }
+
+    /// The file that has a tensor.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&TensorFile> {
+        self.places.get(name).and_then(|&place| self.files.get(place))
     }
 
     /// Takes a tensor out, with the path of its file.

@@ -4,7 +4,7 @@ mod file;
 mod folder;
 pub(crate) mod layout;
 mod pytorch;
-mod safetensors;
+pub(crate) mod safetensors;
 #[cfg(test)]
 mod tests;
 mod unique;
@@ -13,7 +13,7 @@ pub use file::{FileStamp, TensorFile};
 
 use crate::{Config, Error, Result};
 pub(crate) use file::shown;
-use folder::Checkpoint;
+pub(crate) use folder::Checkpoint;
 use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEAD, LinearShape, in_layer};
 use pythia_tensor::{Quantized, Tensor};
 use std::path::Path;
