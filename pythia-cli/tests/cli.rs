@@ -132,6 +132,19 @@ fn convert_writes_a_model_that_is_the_same() {
 }
 
 #[test]
+fn a_gguf_file_is_a_model_with_its_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mini.gguf").display().to_string();
+    let said = stdout(&run(&["convert", &file]));
+    assert!(said.starts_with(&format!("{file}: 1 file, ")), "{said}");
+    let score = |args: &[&str]| stdout(&run(&[&["score", "Once upon a time", "--json"], args].concat()));
+    for place in [&file, path(&dir)] {
+        assert_eq!(score(&["-m", place]), score(&[]));
+    }
+    assert!(error(&run(&["convert", &file])).contains("this file is there already"));
+}
+
+#[test]
 fn next_shows_the_distribution_of_the_next_token() {
     let object = json(&run(&["next", "Once upon a", "--top", "3", "--json"])).remove(0);
     let top = object["top"].as_array().unwrap();

@@ -1,8 +1,9 @@
-//! Conversion: a model of any format that this crate reads, written as safetensors.
+//! Conversion: a model of any format that this crate reads, written as safetensors or GGUF.
 //!
 //! Tensors are read from the mapped source, one after another, and written in pieces: the memory needed does not depend
 //! on the model's size. Where a tensor keeps its type, its bits are copied.
 
+mod gguf;
 mod numbers;
 mod safetensors;
 mod source;
@@ -10,6 +11,7 @@ mod source;
 mod tests;
 
 pub use crate::quantized::Progress;
+pub use gguf::{Encoding, to_gguf};
 pub use safetensors::to_safetensors;
 pub use source::Source;
 

@@ -1,9 +1,10 @@
 //! Every variant converted and read again: the same model, here and in transformers.
 
-use pythia_model::convert::{Options, Source, to_safetensors};
-use pythia_model::{Model, Sequence, Workspace};
+use pythia_model::convert::{Encoding, Options, Source, to_gguf, to_safetensors};
+use pythia_model::{Model, Sequence, Tokenizer, Workspace};
 use pythia_tensor::{DType, Team};
 use pythia_tests::{fixtures, folders, python, shared, temporary, worst};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// The variants with a language-model head.
@@ -91,5 +92,88 @@ for variant, folder in zip(sys.argv[1::2], sys.argv[2::2]):
         let output = python.arg("-c").arg(SCRIPT).args(&arguments).output().unwrap();
         println!("{}", String::from_utf8_lossy(&output.stdout));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// The `a.gguf` of a variant, in `to`.
+fn gguf(dir: &Path, to: &Path, encoding: Option<Encoding>) -> PathBuf {
+    let path = to.join("a.gguf");
+    to_gguf(&Source::open(dir).unwrap(), &path, encoding, &mut |_| {}).unwrap();
+    path
+}
+
+#[test]
+fn variants_as_gguf_have_the_same_logits() {
+    for dir in variants() {
+        let before = logits(&dir);
+        let name = dir.file_name().unwrap().display();
+        let to = temporary();
+        let path = gguf(&dir, to.path(), None);
+        assert!(logits(&path) == before, "{name}: other logits");
+        // And back.
+        let back = to.path().join("back");
+        convert(&path, &back, None, u64::MAX);
+        assert!(logits(&back) == before, "{name}: other logits on the way back");
+        let q8 = temporary();
+        let difference = relative(&logits(&gguf(&dir, q8.path(), Some(Encoding::Q8_0))), &before);
+        println!("{name}: q8_0: logits differ by at most {difference:.1e} of the largest");
+        // Ten times what was seen.
+        assert!(difference <= 0.2, "{name}: q8_0: {difference}");
+    }
+}
+
+/// Python that prints, for each file, llama.cpp's logits after the last of some ids; and for a file with a vocabulary the
+/// ids of a text.
+const LLAMA: &str = r#"
+import json, sys
+from llama_cpp import Llama
+text = sys.argv[1]
+for file in sys.argv[2:]:
+    model = Llama(file, n_ctx=64, n_batch=64, n_threads=2, logits_all=True, verbose=False)
+    vocabulary = model.n_vocab()
+    model.eval([i * 31 % vocabulary for i in range(40)])
+    ids = model.tokenize(text.encode(), add_bos=False, special=True) if text else []
+    print(json.dumps({"logits": model.scores[:40].reshape(-1).tolist(), "ids": ids}))
+"#;
+
+/// What llama.cpp makes of files; `None` with a printed notice where there is no llama.cpp.
+fn llama(text: &str, files: &[PathBuf]) -> Option<Vec<Value>> {
+    let output = python(&["llama_cpp"])?.args(["-c", LLAMA, text]).args(files).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+#[test]
+fn llama_cpp_computes_the_same_from_gguf() {
+    let variants = variants();
+    let to: Vec<_> = variants.iter().map(|_| temporary()).collect();
+    let files: Vec<_> = variants.iter().zip(&to).map(|(dir, to)| gguf(dir, to.path(), None)).collect();
+    let Some(found) = llama("", &files) else { return };
+    assert_eq!(found.len(), files.len());
+    for (dir, found) in variants.iter().zip(&found) {
+        let name = dir.file_name().unwrap().display();
+        let numbers = found["logits"].as_array().unwrap().iter();
+        let found: Vec<f32> = numbers.map(|x| x.as_f64().unwrap() as f32).collect();
+        let difference = relative(&found, &logits(dir));
+        println!("{name}: llama.cpp's logits differ by at most {difference:.1e} of the largest");
+        // llama.cpp rounds activations to the type of the weights, and has the tanh form of GELU; ten times what was seen
+        // in f16 and in bf16.
+        let is_bf16 = dir.ends_with("head-dim-256-bf16");
+        assert!(difference <= if is_bf16 { 0.04 } else { 0.008 }, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn the_tokenizer_goes_into_gguf_and_comes_back() {
+    const TEXT: &str = "Once upon a time,  there was\n\n    a king's café.<|endoftext|> Τέλος 12345\t!";
+    let mini = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pythia-cli/assets/mini");
+    let to = temporary();
+    let file = gguf(&mini, to.path(), None);
+    let ids = Tokenizer::of_model(&mini).unwrap().unwrap().encode(TEXT).unwrap();
+    let read = Tokenizer::of_model(&file).unwrap().unwrap();
+    assert_eq!((read.encode(TEXT).unwrap(), read.decode(&ids)), (ids.clone(), TEXT.to_owned()));
+    if let Some(found) = llama(TEXT, &[file]) {
+        assert_eq!(found[0]["ids"], serde_json::json!(ids));
     }
 }

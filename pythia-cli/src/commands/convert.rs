@@ -2,31 +2,38 @@
 
 use crate::args::ModelArgs;
 use crate::bar::Bar;
+use crate::hub::name::is_gguf;
 use crate::interrupt::Writing;
 use crate::output::{Out, note, one_line};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use pythia_model::Precision;
-use pythia_model::convert::{self, Options, Source, Written};
+use pythia_model::convert::{self, Encoding, Options, Source, Written};
 use pythia_tensor::DType;
 use serde::Serialize;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Instant;
 
-/// Write a model as safetensors
+/// Write a model as safetensors or GGUF
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: pythia-cli convert -m 160m ./pythia-160m-bf16 --dtype bf16
+#[command(after_help = "Examples:
+  pythia-cli convert -m 160m ./pythia-160m-bf16 --dtype bf16    a folder for transformers
+  pythia-cli convert -m 160m pythia-160m.gguf --dtype q8_0      a file for llama.cpp
 
-Reads whatever other commands read, PyTorch's .bin files too, and writes a folder that transformers loads: weights, \
-config and tokenizer. Tensors that keep their type keep their bits. The folder appears whole or not at all.")]
+Reads whatever other commands read, PyTorch's .bin and GGUF files too. The folder has weights, config and tokenizer; the \
+file has all in one. Tensors that keep their type keep their bits. Either appears whole or not at all. llama.cpp \
+computes GELU in its tanh form, so its numbers differ a little from transformers'.")]
 pub(crate) struct Args {
-    /// The folder to write; it must not exist yet, or be empty
+    /// The folder to write, or the file, if its name ends in .gguf; it must not exist yet, or be an empty folder
     #[arg(value_name = "OUT")]
     out: PathBuf,
-    /// The type of the weights [default: as they are]
+    /// The format [default: gguf if OUT ends in .gguf, else safetensors]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    to: Option<Format>,
+    /// The type of the weights; the last for GGUF only, whose vectors are always f32 [default: as they are]
     #[arg(long, value_enum, value_name = "TYPE")]
     dtype: Option<StoredType>,
-    /// The most bytes of weights in one file; a larger model becomes several files and an index
+    /// The most bytes of weights in one file of safetensors; a larger model becomes several files and an index
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     max_shard_size: u64,
     #[command(flatten)]
@@ -39,6 +46,15 @@ enum StoredType {
     F16,
     Bf16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// What `--to` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Safetensors,
+    Gguf,
 }
 
 #[derive(Serialize)]
@@ -81,20 +97,48 @@ fn write(args: &Args, source: &Source) -> Result<Written> {
     // Temporary files lie beside what they become.
     let path = absolute(&args.out).with_context(|| format!("cannot find {}", args.out.display()))?;
     let _writing = path.parent().map(Writing::into);
-    let bar = Bar::new("converting to safetensors", &format!("into {}", args.out.display()));
-    let options = Options { dtype: args.dtype.map(StoredType::plain), max_shard_size: args.max_shard_size };
-    let written = convert::to_safetensors(source, &path, &options, &mut |p| bar.show(p));
+    let ends = is_gguf(&args.out);
+    let to = args.to.unwrap_or(if ends { Format::Gguf } else { Format::Safetensors });
+    let out = args.out.display();
+    let bar = Bar::new(&format!("converting to {}", to.name()), &format!("into {out}"));
+    let mut show = |p| bar.show(p);
+    let written = match to {
+        Format::Gguf => {
+            ensure!(ends, "{out}: the name of a GGUF file ends in .gguf: call it so, or leave --to out");
+            convert::to_gguf(source, &path, args.dtype.map(StoredType::encoding), &mut show)
+        }
+        Format::Safetensors => {
+            let dtype = args.dtype.map(|dtype| dtype.plain().context("--dtype q8_0 needs --to gguf"));
+            let options = Options { dtype: dtype.transpose()?, max_shard_size: args.max_shard_size };
+            convert::to_safetensors(source, &path, &options, &mut show)
+        }
+    };
     bar.finish();
     Ok(written?)
 }
 
-impl StoredType {
-    fn plain(self) -> DType {
+impl Format {
+    fn name(self) -> &'static str {
         match self {
-            Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
-            Self::F32 => DType::F32,
+            Self::Safetensors => "safetensors",
+            Self::Gguf => "GGUF",
         }
+    }
+}
+
+impl StoredType {
+    /// The type, if it is one of single numbers.
+    fn plain(self) -> Option<DType> {
+        match self {
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::BF16),
+            Self::F32 => Some(DType::F32),
+            Self::Q8_0 => None,
+        }
+    }
+
+    fn encoding(self) -> Encoding {
+        self.plain().map_or(Encoding::Q8_0, Encoding::Plain)
     }
 }
 

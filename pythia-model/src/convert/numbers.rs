@@ -1,5 +1,6 @@
 //! The numbers of a tensor in another type, piece by piece.
 
+use super::gguf::BLOCK;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pythia_tensor::{DType, Tensor};
@@ -40,6 +41,21 @@ pub(super) fn write_rows(
         DType::F16 => out.write_all(&halves::<f16>(numbers, f16::is_infinite)?),
         DType::BF16 => out.write_all(&halves::<bf16>(numbers, bf16::is_infinite)?),
         _ => out.write_all(bytemuck::cast_slice(numbers)),
+    })
+}
+
+/// Writes rows of a tensor, multiples of 32 numbers, as ggml's blocks of 8 bits: a scale in `f16` that makes the largest
+/// number 127, and 32 numbers rounded to the nearest, halves away from zero.
+pub(super) fn write_q8_0(out: &mut impl Write, tensor: &Tensor, rows: Range<usize>) -> io::Result<()> {
+    for_pieces(tensor, rows, |numbers| {
+        let mut bytes = Vec::with_capacity(numbers.len() / BLOCK * (2 + BLOCK));
+        for block in numbers.chunks_exact(BLOCK) {
+            let scale = block.iter().fold(0.0_f32, |max, x| max.max(x.abs())) / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            bytes.extend(f16::from_f32(scale).to_le_bytes());
+            bytes.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
+        }
+        out.write_all(&bytes)
     })
 }
 

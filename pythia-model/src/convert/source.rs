@@ -1,11 +1,13 @@
 //! [`Source`]: a model as it is stored.
 
 use crate::config::torch_name;
-use crate::weights::layout::{EMBED_OUT, LM_HEAD};
+use crate::weights::gguf::GgufFile;
+use crate::weights::layout::{EMBED_OUT, LM_HEAD, layer_of};
 use crate::weights::{Checkpoint, shown};
 use crate::{Config, Error, Result, TensorFile, Weights, disk};
 use pythia_tensor::{DType, Tensor};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -48,12 +50,16 @@ impl Planned {
 }
 
 impl Source {
-    /// Opens the model in a folder: its `config.json`, its weights in any format, the files of its tokenizer.
+    /// Opens the model in a folder: its `config.json`, its weights in any format, the files of its tokenizer. Or a GGUF
+    /// file, or a folder that holds one.
     ///
     /// # Errors
     /// As [`Config::from_file`] and [`Weights::open`]; if a file of the tokenizer cannot be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
+        if let Some(gguf) = GgufFile::find(dir)? {
+            return Self::of_gguf(&gguf);
+        }
         let path = dir.join("config.json");
         let config = Config::from_file(&path)?;
         let json = disk::read(&path, MAX_BESIDE)?;
@@ -62,6 +68,25 @@ impl Source {
         let read = |name: &str| Ok((name.to_owned(), disk::read(&dir.join(name), MAX_BESIDE)?));
         let beside = BESIDE.into_iter().filter(there).map(read).collect::<Result<_>>()?;
         Ok(Self { config, json: object(&path, &json)?, checkpoint: Checkpoint::open(dir)?, beside, ignored })
+    }
+
+    /// Weights are not unpacked to be looked at: a plan checks their names and shapes.
+    fn of_gguf(gguf: &GgufFile) -> Result<Self> {
+        let (path, config) = (gguf.path(), gguf.config()?);
+        let json = object(path, config.to_json().as_bytes())?;
+        let checkpoint = Checkpoint::of(TensorFile::open_gguf(path)?);
+        let known: HashSet<_> = config.tensors().into_iter().map(|(name, _)| name).collect();
+        let mut ignored: Vec<_> = checkpoint.names().filter(|name| !known.contains(*name)).collect();
+        ignored.sort_unstable();
+        let beyond = |name: &&str| layer_of(name).is_some_and(|layer| layer >= config.num_hidden_layers);
+        if let Some(name) = ignored.iter().copied().find(beyond) {
+            let n = config.num_hidden_layers;
+            let message = format!("the file has this tensor, but says that it has {n} layers");
+            return Err(Error::tensor(path, shown(name), message));
+        }
+        let ignored = ignored.into_iter().map(str::to_owned).collect();
+        let tokenizer = gguf.tokenizer_json()?.map(|json| ("tokenizer.json".to_owned(), json));
+        Ok(Self { config, json, checkpoint, beside: tokenizer.into_iter().collect(), ignored })
     }
 
     /// A model that is in memory: its `config.json`, its safetensors file, and the files that belong to it. Errors call

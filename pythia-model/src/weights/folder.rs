@@ -1,6 +1,7 @@
 //! [`Checkpoint`]: the files of a model's folder, taken as one set of named tensors.
 
 use super::file::{FileStamp, TensorFile, shown};
+use super::gguf::GgufFile;
 use super::unique::Entries;
 use crate::{Error, Result, disk};
 use pythia_tensor::Tensor;
@@ -25,6 +26,12 @@ const FORMATS: [Format; 2] = [
         open: TensorFile::open_pytorch,
     },
 ];
+/// Whether a folder has weights in one of the [`FORMATS`].
+pub(super) fn is_there(dir: &Path) -> bool {
+    let names = FORMATS.iter().flat_map(|format| [format.single, format.index]);
+    names.into_iter().any(|name| dir.join(name).symlink_metadata().is_ok())
+}
+
 /// As for a safetensors header.
 const MAX_INDEX: u64 = 100_000_000;
 
@@ -49,12 +56,15 @@ impl Checkpoint {
                 return Self::sharded(dir, format);
             }
         }
+        if let Some(gguf) = GgufFile::find(dir)? {
+            return Ok(Self::of(TensorFile::open_gguf(gguf.path())?));
+        }
         std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
         let [first, second] = FORMATS.map(|format| format.single);
         Err(Error::file(
             dir,
             format!(
-                "no weights in this folder: expected {first} or {second}, or the .index.json of one and its shards"
+                "no weights in this folder: expected {first} or {second}, the .index.json of one and its shards, or a .gguf file"
             ),
         ))
     }
@@ -107,6 +117,11 @@ impl Checkpoint {
     /// The files on disk.
     pub(super) fn stamps(&self) -> Vec<FileStamp> {
         self.files.iter().filter_map(TensorFile::stamp).cloned().collect()
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
 
     /// The file that has a tensor.

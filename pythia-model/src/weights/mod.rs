@@ -2,6 +2,7 @@
 
 mod file;
 mod folder;
+pub(crate) mod gguf;
 pub(crate) mod layout;
 mod pytorch;
 pub(crate) mod safetensors;
@@ -78,7 +79,8 @@ pub struct LayerNormWeights {
 
 impl Weights {
     /// Opens `model.safetensors`, or `model.safetensors.index.json` and its shards, in a model's folder; where there is
-    /// neither, `pytorch_model.bin` or `pytorch_model.bin.index.json` and its shards. The files are mapped, so this takes
+    /// neither, `pytorch_model.bin` or `pytorch_model.bin.index.json` and its shards; a GGUF file that `dir` names, or the
+    /// only one in it. The files are mapped, so this takes
     /// milliseconds at any size, and must not be changed in place meanwhile (see [`TensorFile`]).
     ///
     /// # Errors

@@ -83,8 +83,12 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
         }
         end = stop;
         last.clone_from(&name);
-        let entry =
-            Entry { dtype: Entry::dtype_of(info.dtype), shape: info.shape, range: data + start..data + stop };
+        let entry = Entry {
+            dtype: Entry::dtype_of(info.dtype),
+            shape: info.shape,
+            range: data + start..data + stop,
+            packing: None,
+        };
         entries.insert(name, entry);
     }
     if end != length {
