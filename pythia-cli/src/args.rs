@@ -1,6 +1,6 @@
 //! The command line: the commands and the options that they share.
 
-use crate::commands::{bench, next, quantize, run, score, synth, tokenize};
+use crate::commands::{bench, convert, next, quantize, run, score, synth, tokenize};
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Detokenize(tokenize::DetokenizeArgs),
     Bench(bench::Args),
     Quantize(quantize::Args),
+    Convert(convert::Args),
     Synth(synth::Args),
 }
 
@@ -50,8 +51,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder, or synth:SIZE for synthetic
-    /// weights [default: the small model inside this program]
+    /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder, a .gguf file, or synth:SIZE
+    /// for synthetic weights [default: the small model inside this program]
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// A checkpoint of a Hub model: step0 to step143000, a branch, a tag or a commit [default: main]

@@ -88,14 +88,14 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes this process's temporary files, `.NAME.PID-N.tmp`, as well as it can.
+/// Removes this process's temporary files and folders, `.NAME.PID-N.tmp`, as well as it can.
 fn remove_unfinished(folder: &Path) {
     let mine = format!(".{}-", process::id());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let temporary = Path::new(&name).extension().is_some_and(|end| end == "tmp");
         if temporary && name.starts_with('.') && name.contains(&mine) {
-            let _ = fs::remove_file(entry.path());
+            let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
         }
     }
 }

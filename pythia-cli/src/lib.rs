@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bar;
 mod cache_folder;
 mod commands;
 mod generation;

@@ -1,11 +1,11 @@
 //! Opens whatever `-m` means.
 
 use crate::args::ModelArgs;
-use crate::hub::{Hub, Source, progress};
+use crate::hub::{Hub, Source, name, progress};
 use crate::quiet::quietly;
 use crate::{quantized, synthetic};
-use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Config, Model, Size, Tokenizer, Weights};
+use anyhow::{Result, bail, ensure};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights, convert};
 use pythia_tensor::Team;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ const TOKENIZER: &[u8] = include_bytes!("../assets/mini/tokenizer.json");
 pub(crate) enum Place {
     /// In this program.
     Embedded,
-    /// In a folder, which errors call by this path.
+    /// In a folder, or in a GGUF file, which errors call by this path.
     Folder(PathBuf),
 }
 
@@ -47,7 +47,8 @@ impl ModelArgs {
             }
             Source::Folder(folder) => {
                 self.refuse_revision(&format!("the folder {}", folder.display()))?;
-                ensure!(folder.is_dir(), "{}: there is no such folder", folder.display());
+                let there = folder.is_dir() || name::is_gguf(&folder) && folder.is_file();
+                ensure!(there, "{}: there is no such folder or .gguf file", folder.display());
                 Ok(Place::Folder(folder))
             }
             Source::Hub(id) => {
@@ -97,21 +98,24 @@ impl Place {
         }
     }
 
-    /// The tokenizer, if there is a `tokenizer.json`.
-    pub(crate) fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let (path, json);
+    /// The model as it is stored.
+    pub(crate) fn source(&self) -> Result<convert::Source> {
         match self {
-            Self::Embedded => (path, json) = (PathBuf::from("the embedded tokenizer.json"), Some(TOKENIZER)),
-            Self::Folder(folder) => (path, json) = (folder.join("tokenizer.json"), None),
+            Self::Embedded => {
+                let tokenizer = ("tokenizer.json".to_owned(), TOKENIZER.to_vec());
+                Ok(convert::Source::from_static("the embedded", CONFIG, &WEIGHTS.0, vec![tokenizer])?)
+            }
+            Self::Folder(folder) => Ok(convert::Source::open(folder)?),
         }
-        if json.is_none() && !path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
-            return Ok(None);
-        }
-        let read = || match json {
-            Some(json) => Tokenizer::from_bytes(&path, json),
-            None => Tokenizer::from_file(&path),
+    }
+
+    /// The tokenizer, if there is one.
+    pub(crate) fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let read = || match self {
+            Self::Embedded => Tokenizer::from_bytes("the embedded tokenizer.json", TOKENIZER).map(Some),
+            Self::Folder(folder) => Tokenizer::of_model(folder),
         };
-        Ok(Some(quietly(read)?))
+        Ok(quietly(read)?)
     }
 
     /// The model, and its tokenizer if it has one.

@@ -1,17 +1,16 @@
 //! Models in `int8` and `int4`: where their quantised weights are kept, and what is told of making them.
 
+use crate::bar::Bar;
 use crate::cache_folder::cache_folder;
 use crate::interrupt::Writing;
 use crate::model::Place;
 use crate::output::{note, one_line};
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
-use pythia_model::quantized::{Check, Kept, Progress};
+use pythia_model::quantized::{Check, Kept};
 use pythia_model::{Model, Precision};
 use pythia_tensor::Team;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
 
 /// The model in `precision`, its quantised weights from the cache if they are there, else quantised into it. What the
@@ -42,10 +41,10 @@ pub(crate) fn kept(
     team: &Team,
 ) -> Result<(Model, Kept)> {
     let _writing = path.parent().map(Writing::into);
-    let bar = Bar::new(precision, path);
+    let bar = Bar::new(&format!("quantising to {precision}"), &format!("kept as {}", path.display()));
     let (model, kept) =
         team.enter(|crew| model.with_precision_kept(crew, precision, (path, check), &mut |p| bar.show(p)))?;
-    bar.0.finish_and_clear();
+    bar.finish();
     if let Some(e) = &kept.unusable {
         let now = if kept.written { "the weights were quantised again" } else { "it is not used" };
         note(&format!("warning: {}; {now}", one_line(&e.to_string())));
@@ -91,38 +90,6 @@ fn readable(folder: &Path) -> String {
     };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     name.trim_start_matches('.').chars().take(48).map(plain).collect()
-}
-
-/// A bar on a terminal; elsewhere a line, if it takes a while. Nothing is shown before there is something to do.
-struct Bar<'a>(ProgressBar, Precision, &'a Path);
-
-/// Below this many bytes there is no line.
-const LARGE: u64 = 64 << 20;
-
-impl<'a> Bar<'a> {
-    fn new(precision: Precision, path: &'a Path) -> Self {
-        Self(ProgressBar::hidden(), precision, path)
-    }
-
-    fn show(&self, Progress { done, total }: Progress) {
-        let Self(bar, precision, path) = self;
-        if done == 0 && io::stderr().is_terminal() {
-            let template = "quantising to {msg} {wide_bar} {bytes}/{total_bytes} eta {eta}";
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
-            bar.set_message(precision.name());
-            bar.set_length(total);
-            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-        } else if done == 0 && total >= LARGE {
-            note(&format!(
-                "quantising to {precision}: {:.0} MB, kept as {}",
-                total as f64 / 1e6,
-                path.display()
-            ));
-        }
-        bar.set_position(done);
-    }
 }
 
 #[cfg(test)]

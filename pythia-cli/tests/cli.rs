@@ -115,6 +115,36 @@ fn speculation_changes_the_speed_only() {
 }
 
 #[test]
+fn convert_writes_a_model_that_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "a/parts"].map(|name| dir.path().join(name).display().to_string());
+    let said = stdout(&run(&["convert", &whole]));
+    assert!(said.starts_with(&format!("{whole}: 3 files, 3.7 MB of weights, ")), "{said}");
+    let shards = ["--max-shard-size", "3MB", "--dtype", "f32", "--json"];
+    let report = json(&run(&[&["convert", "-m", &whole, &parts][..], &shards].concat())).remove(0);
+    let keys: Vec<_> = report.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["path", "files", "bytes", "ignored", "seconds"]);
+    assert!(report["files"].as_array().unwrap().len() > 5, "{report}");
+    let score = |args: &[&str]| stdout(&run(&[&["score", "Once upon a time", "--json"], args].concat()));
+    for folder in [&whole, &parts] {
+        assert_eq!(score(&["-m", folder]), score(&[]));
+    }
+}
+
+#[test]
+fn a_gguf_file_is_a_model_with_its_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mini.gguf").display().to_string();
+    let said = stdout(&run(&["convert", &file]));
+    assert!(said.starts_with(&format!("{file}: 1 file, ")), "{said}");
+    let score = |args: &[&str]| stdout(&run(&[&["score", "Once upon a time", "--json"], args].concat()));
+    for place in [&file, path(&dir)] {
+        assert_eq!(score(&["-m", place]), score(&[]));
+    }
+    assert!(error(&run(&["convert", &file])).contains("this file is there already"));
+}
+
+#[test]
 fn next_shows_the_distribution_of_the_next_token() {
     let object = json(&run(&["next", "Once upon a", "--top", "3", "--json"])).remove(0);
     let top = object["top"].as_array().unwrap();

@@ -80,7 +80,7 @@ fn absurd_numbers_are_refused_or_harmless() {
 
 #[test]
 fn a_wrong_place_is_told() {
-    says(&["run", "x", "-m", "/no/such/place"], &["/no/such/place", "no such folder"]);
+    says(&["run", "x", "-m", "/no/such/place"], &["/no/such/place", "no such folder or .gguf file"]);
     says(&["run", "x", "-m", "gpt5"], &["`gpt5` is not a model", "EleutherAI/pythia-70m", "1.4b"]);
     says(&["run", "x", "-m", "synth:15m"], &["unknown model size `15m`"]);
     says(&["run", "x", "--revision", "step3"], &["--revision step3", "inside this program"]);
@@ -154,6 +154,19 @@ fn damaged_files_are_errors_and_nothing_more() {
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
     says(&["run", "--ids", "1", "-m", path(&model)], &["model.safetensors"]);
+}
+
+#[test]
+fn convert_replaces_nothing_and_says_what_it_cannot_do() {
+    let model = folder(&command::MINI);
+    says(&["convert", path(&model)], &[path(&model), "not empty", "a new one"]);
+    says(&["convert", "x", "--precision", "int8"], &["--precision int8", "--dtype"]);
+    says(&["convert", "x", "--to", "gguf"], &["x: the name of a GGUF file ends in .gguf"]);
+    says(&["convert", "x", "--dtype", "q8_0"], &["--dtype q8_0 needs --to gguf"]);
+    let file = model.path().join("config.json");
+    says(&["convert", file.to_str().unwrap()], &["config.json: Not a directory"]);
+    command::usage(&["convert", "x", "--max-shard-size", "5XB"], "a size such as 5GB");
+    command::usage(&["convert", "x", "--dtype", "int8"], "[possible values: f16, bf16, f32, q8_0]");
 }
 
 #[test]

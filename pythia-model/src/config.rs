@@ -5,6 +5,9 @@ mod read;
 mod tests;
 mod write;
 
+pub(crate) use write::torch_name;
+
+use crate::weights::gguf::GgufFile;
 use crate::{Error, Result, disk};
 use pythia_tensor::{DType, Gelu};
 use std::path::Path;
@@ -74,6 +77,18 @@ impl Config {
         const LIMIT: u64 = 16 << 20; // A hundred times what configs with large label tables have.
         let path = path.as_ref();
         Self::from_bytes(path, &disk::read(path, LIMIT)?)
+    }
+
+    /// The config of the model in a folder, its `config.json`; or of a GGUF file, or of a folder that holds one, which
+    /// say it themselves.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn of_model(place: impl AsRef<Path>) -> Result<Self> {
+        match GgufFile::find(place.as_ref())? {
+            Some(gguf) => gguf.config(),
+            None => Self::from_file(place.as_ref().join("config.json")),
+        }
     }
 
     /// Reads the content of a `config.json`; `path` is what errors name.

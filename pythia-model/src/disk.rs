@@ -69,15 +69,40 @@ pub(crate) fn write_whole(path: &Path, content: impl FnOnce(&mut File) -> io::Re
         fs::rename(&temporary.0, path)?;
         sync_folder(path)
     };
-    write().map_err(|e| match e.kind() {
-        ErrorKind::StorageFull => {
-            Error::file(path, format!("{e}; free some space and try again, nothing was left behind"))
+    write().map_err(|e| {
+        if e.kind() == ErrorKind::StorageFull {
+            return Error::file(path, format!("{e}; free some space and try again, nothing was left behind"));
         }
-        _ => Error::io(path, e),
+        // What `content` could not do for a reason of its own is told as it stands.
+        e.downcast().unwrap_or_else(|e| Error::io(path, e))
     })
 }
 
-/// A file that is removed again, unless it has been renamed by then.
+/// Writes a folder so that at every moment `path` is absent (or as empty as it was) or the whole new one: `content`
+/// fills a temporary folder beside it with [`write_whole`], which is then renamed.
+///
+/// # Errors
+/// If there is something at `path` already; whatever `content` or the system reports. Nothing is left then.
+pub(crate) fn write_folder_whole(path: &Path, content: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let wrong = |e| Error::io(path, e);
+    match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => (),
+        Ok(false) => return Err(Error::file(path, "this folder is not empty: choose the name of a new one")),
+        Err(e) if e.kind() == ErrorKind::NotFound => (),
+        Err(e) => return Err(wrong(e)),
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+    }
+    let temporary = Temporary::beside(path).map_err(wrong)?;
+    fs::create_dir(&temporary.0).map_err(wrong)?;
+    content(&temporary.0).map_err(|e| e.moved(&temporary.0, path))?;
+    // An empty folder is in the way of a rename on Windows.
+    let _ = fs::remove_dir(path);
+    fs::rename(&temporary.0, path).and_then(|()| sync_folder(path)).map_err(wrong)
+}
+
+/// A file or a folder that is removed again, unless it has been renamed by then.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -86,7 +111,7 @@ impl Temporary {
         let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?.to_string_lossy();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()));
-        match fs::remove_file(&temporary) {
+        match remove(&temporary) {
             // A killed process of the same id may have left one.
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
             _ => Ok(Self(temporary)),
@@ -94,10 +119,15 @@ impl Temporary {
     }
 }
 
+/// Removes a file, or a folder with all that is in it.
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         // After a rename there is nothing to remove; otherwise an error is already on its way to the caller.
-        let _ = fs::remove_file(&self.0);
+        let _ = remove(&self.0);
     }
 }
 
@@ -144,6 +174,28 @@ mod tests {
         let panicking = || write_whole(&path, |_| panic!("in the middle"));
         assert!(std::panic::catch_unwind(panicking).is_err());
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let fill = |folder: &Path| write_whole(&folder.join("c"), |f| f.write_all(b"new"));
+        let failing = |folder: &Path| {
+            fill(folder)?;
+            write_whole(&folder.join("d"), |_| Err(ErrorKind::StorageFull.into()))
+        };
+        let message = write_folder_whole(&path, failing).unwrap_err().to_string();
+        assert!(message.contains("/a/b/d: no storage space; free some space"), "{message}");
+        assert!(names(&dir.path().join("a")).is_empty());
+        fs::create_dir(&path).unwrap();
+        write_folder_whole(&path, fill).unwrap();
+        assert_eq!((names(&dir.path().join("a")), names(&path)), (vec!["b".into()], vec!["c".into()]));
+        let message = write_folder_whole(&path, fill).unwrap_err().to_string();
+        assert!(
+            message.ends_with("/a/b: this folder is not empty: choose the name of a new one"),
+            "{message}"
+        );
     }
 
     #[test]

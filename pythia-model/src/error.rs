@@ -56,4 +56,14 @@ impl Error {
     pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), message: message.into() }
     }
+
+    /// The same, if it is about something in the folder `from`, which is called `to` from now on.
+    pub(crate) fn moved(mut self, from: &Path, to: &Path) -> Self {
+        if let Self::Io { path, .. } | Self::File { path, .. } | Self::Tensor { path, .. } = &mut self
+            && let Ok(rest) = path.strip_prefix(from)
+        {
+            *path = to.join(rest);
+        }
+        self
+    }
 }

@@ -5,6 +5,7 @@ mod batch;
 mod beam;
 mod cache;
 mod config;
+pub mod convert;
 mod disk;
 mod error;
 mod generate;

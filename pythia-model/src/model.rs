@@ -35,13 +35,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the model in a folder: `config.json` and the weights beside it.
+    /// Opens the model in a folder: `config.json` and the weights beside it. Or a GGUF file, or a folder that holds one.
     ///
     /// # Errors
-    /// As [`Config::from_file`] and [`Weights::open`].
+    /// As [`Config::of_model`] and [`Weights::open`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = Config::from_file(dir.join("config.json"))?;
+        let config = Config::of_model(dir)?;
         let weights = Weights::open(dir, &config)?;
         Ok(Self::new(config, weights))
     }

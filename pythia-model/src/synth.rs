@@ -6,12 +6,12 @@
 //! name XOR the model's seed; `centre` and `amp` follow from the name and the shape.
 
 use crate::weights::layout::EMBED_IN;
+use crate::weights::safetensors;
 use crate::{Error, Result, Size, disk};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use pythia_tensor::DType;
 use rayon::prelude::*;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::mem;
@@ -36,7 +36,8 @@ pub fn write(size: &Size, dir: impl AsRef<Path>, seed: u64) -> Result<()> {
     let mut tensors = config.tensors();
     tensors.sort();
     disk::write_whole(&dir.join("model.safetensors"), |file| {
-        file.write_all(&header(&tensors)?)?;
+        let infos = tensors.iter().map(|(name, shape)| (&name[..], DType::F16, &shape[..]));
+        file.write_all(&safetensors::header(infos)?)?;
         write_tensors(file, &tensors, seed)
     })?;
     disk::write_whole(&dir.join("config.json"), |file| file.write_all(config.to_json().as_bytes()))
@@ -50,21 +51,6 @@ pub fn tensor(name: &str, shape: &[usize], seed: u64) -> Vec<f16> {
     let mut out = vec![f16::ZERO; shape.iter().product()];
     Values::of(name, shape, seed).fill(0, &mut out);
     out
-}
-
-/// The bytes of a safetensors file before the tensors, which follow in the order given.
-fn header(tensors: &[(String, Vec<usize>)]) -> io::Result<Vec<u8>> {
-    let mut end = 0;
-    let infos = tensors.iter().map(|(name, shape)| {
-        let start = end;
-        end += 2 * shape.iter().product::<usize>();
-        (name.clone(), TensorInfo { dtype: Dtype::F16, shape: shape.clone(), data_offsets: (start, end) })
-    });
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos.collect()).map_err(io::Error::other)?;
-    let mut json = serde_json::to_vec(&metadata)?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
 /// Writes the tensors' elements, generating a piece while the one before it is written.

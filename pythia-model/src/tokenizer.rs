@@ -1,5 +1,6 @@
 //! [`Tokenizer`]: a `tokenizer.json` read with Hugging Face's own crate, plus the raw bytes of every token.
 
+use crate::weights::gguf::GgufFile;
 use crate::{Error, Result, disk};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -47,6 +48,25 @@ impl Tokenizer {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::from_bytes(path, &disk::read(path, MAX_FILE_BYTES)?)
+    }
+
+    /// The tokenizer of the model in a folder, its `tokenizer.json`; or of a GGUF file, or of a folder that holds one. The
+    /// file's own tokens come before a `tokenizer.json` beside it. `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn of_model(place: impl AsRef<Path>) -> Result<Option<Self>> {
+        let place = place.as_ref();
+        let gguf = GgufFile::find(place)?;
+        if let Some(gguf) = &gguf
+            && let Some(json) = gguf.tokenizer_json()?
+        {
+            return Self::from_bytes(gguf.path(), &json).map(Some);
+        }
+        let dir = gguf.as_ref().and_then(|gguf| gguf.path().parent()).unwrap_or(place);
+        let path = dir.join("tokenizer.json");
+        let there = path.try_exists().map_err(|e| Error::io(&path, e))?;
+        there.then(|| Self::from_file(path)).transpose()
     }
 
     /// The tokenizer in the bytes of a `tokenizer.json`; `path` only serves to name it in errors.

@@ -5,6 +5,7 @@ pub mod tales;
 use pythia_model::{Size, synth};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// The project's own fixtures, which a stranger's checkout has too.
@@ -50,6 +51,26 @@ pub fn synthetic(size: &Size) -> TempDir {
     let dir = temporary();
     synth::write(size, &dir, 1234).unwrap_or_else(|e| panic!("{e}"));
     dir
+}
+
+/// The Python of the environment variable `PYTHIA_PYTHON` if it has these packages, or `None` with a printed notice.
+///
+/// # Panics
+/// If it is set, but cannot be started.
+pub fn python(packages: &[&str]) -> Option<Command> {
+    let Some(path) = std::env::var_os("PYTHIA_PYTHON") else {
+        println!("notice: skipped, PYTHIA_PYTHON does not name a Python with {}", packages.join(", "));
+        return None;
+    };
+    let imports = format!("import {}", packages.join(", "));
+    let output = Command::new(&path).args(["-c", &imports]).output();
+    let output = output.unwrap_or_else(|e| panic!("PYTHIA_PYTHON={}: {e}", path.display()));
+    if output.status.success() {
+        return Some(Command::new(path));
+    }
+    let error = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
+    println!("notice: skipped, the Python of PYTHIA_PYTHON lacks a package: {error}");
+    None
 }
 
 /// A file of named tensors that transformers computed.

@@ -1,6 +1,7 @@
 //! One file per command: its arguments and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod convert;
 pub(crate) mod next;
 pub(crate) mod quantize;
 pub(crate) mod run;
@@ -22,6 +23,7 @@ pub(crate) fn run(command: Command, out: &mut Out) -> Result<()> {
         Command::Detokenize(args) => tokenize::detokenize(&args, out),
         Command::Bench(args) => bench::run(&args, out),
         Command::Quantize(args) => quantize::run(&args, out),
+        Command::Convert(args) => convert::run(&args, out),
         Command::Synth(args) => synth::run(&args, out),
     }
 }

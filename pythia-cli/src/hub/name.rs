@@ -23,7 +23,7 @@ const OLD_SIZES: [(&str, &str); 8] = [
 pub enum Source {
     /// The small model inside the binary.
     Embedded,
-    /// A folder with `config.json` and weights. It need not exist: whoever opens it says so.
+    /// A folder with `config.json` and weights, or a GGUF file. It need not exist: whoever opens it says so.
     Folder(PathBuf),
     /// A repository of the Hugging Face Hub, `ORG/NAME`, already [validated](check_id).
     Hub(String),
@@ -32,7 +32,8 @@ pub enum Source {
 impl Source {
     /// What `-m NAME` means; without a name, the embedded model.
     ///
-    /// An existing folder wins. A name that starts with `.`, `/` or `~`, or holds a backslash, is always a folder.
+    /// An existing folder wins. A name that starts with `.`, `/` or `~`, or holds a backslash, is always a folder; one
+    /// that ends in `.gguf` is a file.
     /// `ORG/NAME` is a Hub id as it stands. A bare name is a member of the suite: `pythia-70m`, `70m`,
     /// `1.4b-deduped`, `160m-seed3`, and the old names (`19m` is `70m`).
     ///
@@ -42,7 +43,11 @@ impl Source {
         let Some(name) = name else { return Ok(Self::Embedded) };
         let home = std::env::home_dir();
         let path = expand_home(Path::new(name), home.as_deref());
-        if name.starts_with(['.', '/', '~']) || name.contains('\\') || (!name.is_empty() && path.is_dir()) {
+        if name.starts_with(['.', '/', '~'])
+            || name.contains('\\')
+            || (!name.is_empty() && path.is_dir())
+            || is_gguf(&path)
+        {
             return Ok(Self::Folder(path));
         }
         if name.contains('/') {
@@ -59,6 +64,11 @@ impl Source {
             SIZES.join(", ")
         )
     }
+}
+
+/// Whether a path is called as GGUF files are.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 /// `70m-deduped` for `pythia-70m-deduped`, `19m-deduped` and the like; nothing for a name outside the suite.
@@ -202,6 +212,8 @@ mod tests {
 
     #[test]
     fn folders_win() {
+        let file = Source::parse(Some("a/b.gguf")).unwrap();
+        assert_eq!(file, Source::Folder(PathBuf::from("a/b.gguf")));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
         assert_eq!(Source::parse(Some(path)).unwrap(), Source::Folder(folder.path().to_owned()));

@@ -46,7 +46,8 @@ impl Config {
     }
 }
 
-fn torch_name(dtype: DType) -> Option<&'static str> {
+/// The type as `torch_dtype` has it.
+pub(crate) fn torch_name(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::F32 => Some("float32"),
         DType::F16 => Some("float16"),

@@ -1,5 +1,6 @@
 //! [`TensorFile`]: one file of tensors, mapped, and the [`FileStamp`] by which it is known again.
 
+use super::gguf::{self, Packing};
 use super::{pytorch, safetensors};
 use crate::{Error, Result, disk};
 use ::safetensors::tensor::Dtype;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// A file of tensors, mapped into memory: safetensors, or PyTorch's `.bin`.
+/// A file of tensors, mapped into memory: safetensors, PyTorch's `.bin` or GGUF.
 ///
 /// The file must not be changed in place while it is in use: the process would see the new bytes, and reading what
 /// has been cut off ends it (`SIGBUS`). Files that this crate writes are replaced by renaming, which is harmless.
@@ -58,6 +59,8 @@ pub(super) struct Entry {
     pub(super) shape: Vec<usize>,
     /// Where its bytes lie, counted from the start of the file.
     pub(super) range: Range<usize>,
+    /// What has to be done with them, if they are not as a tensor has them.
+    pub(super) packing: Option<Packing>,
 }
 
 impl Entry {
@@ -91,6 +94,15 @@ impl TensorFile {
     /// As [`TensorFile::open`].
     pub fn open_pytorch(path: impl AsRef<Path>) -> Result<Self> {
         Self::map(path.as_ref(), pytorch::parse)
+    }
+
+    /// Maps a GGUF file, and gives its tensors the names and the order of rows of a checkpoint. Those of 8 or 4 bits are
+    /// `f32` when they are asked for.
+    ///
+    /// # Errors
+    /// As [`TensorFile::open`].
+    pub fn open_gguf(path: impl AsRef<Path>) -> Result<Self> {
+        Self::map(path.as_ref(), gguf::parse)
     }
 
     /// Reads the header of a safetensors file that is in memory; `name` is what errors call it. Tensors that are not
@@ -142,6 +154,16 @@ impl TensorFile {
         self.entries.keys().map(String::as_str)
     }
 
+    /// The type and the shape of the tensor `name`, or `None` if the file has none of this name.
+    ///
+    /// # Errors
+    /// As [`TensorFile::tensor`].
+    pub(crate) fn info(&self, name: &str) -> Result<Option<(DType, &[usize])>> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        let dtype = entry.dtype.clone().map_err(|e| Error::tensor(&self.path, shown(name), e))?;
+        Ok(Some((dtype, &entry.shape)))
+    }
+
     /// The tensor `name`, or `None` if the file has none of this name. It shares the mapped memory, unless its bytes
     /// are not aligned to its elements (old safetensors and PyTorch's format before 1.6 had no padding): then it is a
     /// copy.
@@ -153,6 +175,10 @@ impl TensorFile {
         let fail = |message: String| Error::tensor(&self.path, shown(name), message);
         let dtype = entry.dtype.clone().map_err(fail)?;
         let (range, shape) = (entry.range.clone(), &entry.shape[..]);
+        if let Some(packing) = entry.packing {
+            let bytes = (*self.bytes).as_ref().get(range).unwrap_or_default();
+            return packing.unpack(bytes, dtype, shape).map(Some).map_err(|e| fail(e.to_string()));
+        }
         let tensor = match Tensor::from_shared(self.bytes.clone(), range.clone(), dtype, shape) {
             Err(pythia_tensor::Error::Misaligned { .. }) => {
                 let bytes = (*self.bytes).as_ref().get(range).unwrap_or_default();

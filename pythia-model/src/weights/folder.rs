@@ -1,6 +1,7 @@
 //! [`Checkpoint`]: the files of a model's folder, taken as one set of named tensors.
 
 use super::file::{FileStamp, TensorFile, shown};
+use super::gguf::GgufFile;
 use super::unique::Entries;
 use crate::{Error, Result, disk};
 use pythia_tensor::Tensor;
@@ -25,11 +26,17 @@ const FORMATS: [Format; 2] = [
         open: TensorFile::open_pytorch,
     },
 ];
+/// Whether a folder has weights in one of the [`FORMATS`].
+pub(super) fn is_there(dir: &Path) -> bool {
+    let names = FORMATS.iter().flat_map(|format| [format.single, format.index]);
+    names.into_iter().any(|name| dir.join(name).symlink_metadata().is_ok())
+}
+
 /// As for a safetensors header.
 const MAX_INDEX: u64 = 100_000_000;
 
 /// Every tensor of a model, by name. Taking one out leaves the rest.
-pub(super) struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// The file that says which tensors there are: the only one, or the index.
     path: PathBuf,
     files: Vec<TensorFile>,
@@ -39,7 +46,7 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     /// Opens what a model's folder has: one file, or else an index and its shards.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let exists = |name: &str| dir.join(name).symlink_metadata().is_ok();
         for format in &FORMATS {
             if exists(format.single) {
@@ -49,17 +56,20 @@ impl Checkpoint {
                 return Self::sharded(dir, format);
             }
         }
+        if let Some(gguf) = GgufFile::find(dir)? {
+            return Ok(Self::of(TensorFile::open_gguf(gguf.path())?));
+        }
         std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
         let [first, second] = FORMATS.map(|format| format.single);
         Err(Error::file(
             dir,
             format!(
-                "no weights in this folder: expected {first} or {second}, or the .index.json of one and its shards"
+                "no weights in this folder: expected {first} or {second}, the .index.json of one and its shards, or a .gguf file"
             ),
         ))
     }
 
-    pub(super) fn of(file: TensorFile) -> Self {
+    pub(crate) fn of(file: TensorFile) -> Self {
         let places = file.names().map(|name| (name.to_owned(), 0)).collect();
         Self { path: file.path().to_owned(), files: vec![file], places }
     }
@@ -100,13 +110,23 @@ impl Checkpoint {
     }
 
     /// The file that says which tensors there are.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The files on disk.
     pub(super) fn stamps(&self) -> Vec<FileStamp> {
         self.files.iter().filter_map(TensorFile::stamp).cloned().collect()
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The file that has a tensor.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&TensorFile> {
+        self.places.get(name).and_then(|&place| self.files.get(place))
     }
 
     /// Takes a tensor out, with the path of its file.

@@ -2,9 +2,10 @@
 
 mod file;
 mod folder;
+pub(crate) mod gguf;
 pub(crate) mod layout;
 mod pytorch;
-mod safetensors;
+pub(crate) mod safetensors;
 #[cfg(test)]
 mod tests;
 mod unique;
@@ -13,7 +14,7 @@ pub use file::{FileStamp, TensorFile};
 
 use crate::{Config, Error, Result};
 pub(crate) use file::shown;
-use folder::Checkpoint;
+pub(crate) use folder::Checkpoint;
 use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEAD, LinearShape, in_layer};
 use pythia_tensor::{Quantized, Tensor};
 use std::path::Path;
@@ -78,7 +79,8 @@ pub struct LayerNormWeights {
 
 impl Weights {
     /// Opens `model.safetensors`, or `model.safetensors.index.json` and its shards, in a model's folder; where there is
-    /// neither, `pytorch_model.bin` or `pytorch_model.bin.index.json` and its shards. The files are mapped, so this takes
+    /// neither, `pytorch_model.bin` or `pytorch_model.bin.index.json` and its shards; a GGUF file that `dir` names, or the
+    /// only one in it. The files are mapped, so this takes
     /// milliseconds at any size, and must not be changed in place meanwhile (see [`TensorFile`]).
     ///
     /// # Errors

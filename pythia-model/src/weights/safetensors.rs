@@ -6,14 +6,43 @@
 use super::file::{Entry, shown};
 use super::unique::Entries;
 use crate::{Error, Result};
-use safetensors::tensor::TensorInfo;
+use pythia_tensor::DType;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
+use std::{fmt, io};
 
 /// The longest header that the format allows.
 const MAX_HEADER: usize = 100_000_000;
+
+/// The bytes of a file before its tensors, which follow back to back in the order given. They are padded, so that tensors
+/// are aligned if those of larger elements come first.
+pub(crate) fn header<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, DType, &'a [usize])>,
+) -> io::Result<Vec<u8>> {
+    let mut end = 0;
+    let infos = tensors.into_iter().map(|(name, dtype, shape)| {
+        let start = end;
+        end += dtype.size() * shape.iter().product::<usize>();
+        let info = TensorInfo { dtype: name_of(dtype), shape: shape.to_vec(), data_offsets: (start, end) };
+        (name.to_owned(), info)
+    });
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), infos.collect()).map_err(io::Error::other)?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+}
+
+/// The type as the format calls it.
+fn name_of(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        _ => Dtype::F32,
+    }
+}
 
 /// The tensors that the header of `bytes` describes, all of them within the bytes.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
@@ -54,8 +83,12 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
         }
         end = stop;
         last.clone_from(&name);
-        let entry =
-            Entry { dtype: Entry::dtype_of(info.dtype), shape: info.shape, range: data + start..data + stop };
+        let entry = Entry {
+            dtype: Entry::dtype_of(info.dtype),
+            shape: info.shape,
+            range: data + start..data + stop,
+            packing: None,
+        };
         entries.insert(name, entry);
     }
     if end != length {

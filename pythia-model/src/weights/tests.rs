@@ -1,5 +1,6 @@
 mod archives;
 mod folders;
+mod gguf;
 mod headers;
 mod pickles;
 mod pytorch_files;

@@ -115,7 +115,7 @@ impl<'a> View<'a> {
                 self.shape
             ))
         };
-        Ok(Entry { dtype, shape: self.shape.clone(), range: start..start + count * size })
+        Ok(Entry { dtype, shape: self.shape.clone(), range: start..start + count * size, packing: None })
     }
 
     /// Whether the elements lie row by row. How far it is to a second one does not matter where there is none.

@@ -13,8 +13,8 @@ fn folders_without_usable_weights_say_what_is_wrong() {
     };
     has(
         &[],
-        "no weights in this folder: expected model.safetensors or pytorch_model.bin, or the .index.json of one and its \
-         shards",
+        "no weights in this folder: expected model.safetensors or pytorch_model.bin, the .index.json of one and its \
+         shards, or a .gguf file",
     );
     has(
         &[("pytorch_model.bin", b"PK")],
