@@ -124,7 +124,12 @@ fn quantize(c: &mut Criterion, crew: &Crew<'_>) {
 }
 
 /// The two regions of a layer with parallel residual, with biases, GELU and the residual stream.
-fn layer_matmuls(c: &mut Criterion, crew: &Crew<'_>, name: &str, arithmetic: fn(&Tensor) -> Weight<'_>) {
+fn layer_matmuls(
+    c: &mut Criterion,
+    crew: &Crew<'_>,
+    name: &'static str,
+    arithmetic: fn(&Tensor) -> Weight<'_>,
+) {
     let mut group = Group::new(c, crew, name);
     for (size, c) in SIZES {
         for m in [1, 8, 64, 512] {
