@@ -1,11 +1,13 @@
 //! Opens whatever `-m` means.
 
 use crate::args::ModelArgs;
+use crate::hub::name::renamed;
 use crate::hub::{Hub, Source, progress};
+use crate::output::note;
 use crate::quiet::quietly;
 use crate::{quantized, synthetic};
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::{Config, Model, Size, Tokenizer, Weights};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights, suite};
 use pythia_tensor::Team;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +53,13 @@ impl ModelArgs {
                 Ok(Place::Folder(folder))
             }
             Source::Hub(id) => {
+                if let Some(notice) = self.model.as_deref().and_then(renamed) {
+                    note(&notice);
+                }
                 let revision = self.revision.as_deref().unwrap_or("main");
+                if let Some(model) = suite::find(&id) {
+                    model.check_revision(revision)?;
+                }
                 let hub = Hub::from_env(self.offline)?;
                 Ok(Place::Folder(hub.snapshot(&id, revision, &progress::Stderr::default())?))
             }
