@@ -59,6 +59,10 @@ impl ModelArgs {
                 let revision = self.revision.as_deref().unwrap_or("main");
                 if let Some(model) = suite::find(&id) {
                     model.check_revision(revision)?;
+                    let defects: Vec<String> = model.defects(revision).map(ToString::to_string).collect();
+                    if !defects.is_empty() {
+                        note(&format!("warning: {id} at {revision} {}", defects.join("; it ")));
+                    }
                 }
                 let hub = Hub::from_env(self.offline)?;
                 Ok(Place::Folder(hub.snapshot(&id, revision, &progress::Stderr::default())?))

@@ -32,6 +32,8 @@ struct Line {
     tokens: u64,
     on_disk: bool,
     path: Option<PathBuf>,
+    /// What is known to be wrong with it.
+    defects: Vec<String>,
 }
 
 /// `checkpoints`.
@@ -41,7 +43,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     let lines = model.checkpoints().map(|checkpoint| {
         let revision = format!("step{}", checkpoint.step);
         let path = hub.on_disk(&model.hub_id(), &revision)?;
+        let defects = model.defects(&revision).map(ToString::to_string).collect();
         Ok(Line {
+            defects,
             revision,
             step: checkpoint.step,
             steps_taken: checkpoint.steps_taken,
@@ -61,7 +65,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     for line in &lines {
         let taken = if renamed { format!("  {:>9}", line.steps_taken) } else { String::new() };
         let here = if line.on_disk { style.paint(Paint::Good, "  on disk") } else { String::new() };
-        text.push(format!("{:<10}  {:>15}{taken}{here}", line.revision, line.tokens));
+        let defects = line.defects.iter().map(|defect| style.paint(Paint::Bad, &format!("  {defect}")));
+        let defects: String = defects.collect();
+        text.push(format!("{:<10}  {:>15}{taken}{here}{defects}", line.revision, line.tokens));
     }
     let on_disk = lines.iter().filter(|line| line.on_disk).count();
     let of = format!("{}: {} checkpoints, {on_disk} on disk", model.hub_id(), lines.len());

@@ -91,7 +91,11 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
                 line.memory = Some(needs);
                 return out.json(&line);
             }
-            out.text(&sheet(style, &line, &needs, available()))
+            out.text(&sheet(style, &line, &needs, available()))?;
+            model.all_defects().try_for_each(|defect| {
+                let text = format!("known defect: a checkpoint {defect}");
+                out.text(&(style.paint(Paint::Bad, &text) + "\n"))
+            })
         }
         None if args.json => suite::models().iter().try_for_each(|model| out.json(&Line::new(model))),
         None => out.text(&table(style)),

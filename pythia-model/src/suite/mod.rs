@@ -1,10 +1,12 @@
 //! The suite as it was published: every model under its name, how it was trained, its checkpoints.
 
 mod checkpoints;
+mod defects;
 #[cfg(test)]
 mod tests;
 
 pub use checkpoints::Checkpoint;
+pub use defects::Defect;
 
 use crate::{Parameters, Precision, SIZES, Size};
 use pythia_tensor::{DType, Quantized};

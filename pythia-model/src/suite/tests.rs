@@ -118,3 +118,27 @@ fn memory_is_that_of_the_weights_and_a_full_context() {
         assert!(int4 < int8 && int8 < exact, "{}", model.name);
     }
 }
+
+#[test]
+fn known_defects_are_those_that_were_reported() {
+    let steps = |name: &str, reference: &str| {
+        let model = named(name);
+        let has = |c: &Checkpoint| {
+            model.defects(&format!("step{}", c.step)).any(|d| d.reference.contains(reference))
+        };
+        model.checkpoints().filter(has).map(|c| c.step).collect::<Vec<_>>()
+    };
+    // 76 with the weights of main, and 10 with others.
+    assert_eq!(steps("2.8b", "#205").len(), 86);
+    assert_eq!(steps("12b", "#206"), [50_000, 58_000]);
+    assert_eq!(steps("70m-deduped", "#83"), [0, 1, 2]);
+    assert_eq!(steps("160m-weight-seed2", "#203").len(), 154);
+    assert_eq!(steps("410m-seed9", "#202"), [40_000]);
+    assert!(steps("2.8b-deduped", "#205").is_empty());
+    for (name, revision, count) in
+        [("2.8b", "main", 0), ("160m-weight-seed1", "main", 1), ("410m", "step3000", 0)]
+    {
+        assert_eq!(named(name).defects(revision).count(), count, "{name} {revision}");
+    }
+    assert_eq!(named("2.8b").all_defects().count(), 3);
+}
