@@ -1,6 +1,8 @@
 //! The command line: the commands and the options that they share.
 
-use crate::commands::{bench, convert, next, quantize, run, score, synth, tokenize};
+use crate::commands::{
+    bench, checkpoints, convert, models, next, pull, quantize, run, score, synth, tokenize,
+};
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(tokenize::DetokenizeArgs),
     Bench(bench::Args),
+    Models(models::Args),
+    Checkpoints(checkpoints::Args),
+    Pull(pull::Args),
     Quantize(quantize::Args),
     Convert(convert::Args),
     Synth(synth::Args),

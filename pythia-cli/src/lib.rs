@@ -9,6 +9,7 @@ mod generation;
 pub mod hub;
 mod input;
 mod interrupt;
+mod memory;
 mod model;
 mod output;
 mod quantized;

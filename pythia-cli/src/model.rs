@@ -1,11 +1,13 @@
 //! Opens whatever `-m` means.
 
 use crate::args::ModelArgs;
-use crate::hub::{Hub, Source, name, progress};
+use crate::hub::name::{self, renamed};
+use crate::hub::{Hub, Source, progress};
+use crate::output::note;
 use crate::quiet::quietly;
 use crate::{quantized, synthetic};
 use anyhow::{Result, bail, ensure};
-use pythia_model::{Config, Model, Size, Tokenizer, Weights, convert};
+use pythia_model::{Config, Model, Size, Tokenizer, Weights, convert, suite};
 use pythia_tensor::Team;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +54,17 @@ impl ModelArgs {
                 Ok(Place::Folder(folder))
             }
             Source::Hub(id) => {
+                if let Some(notice) = self.model.as_deref().and_then(renamed) {
+                    note(&notice);
+                }
                 let revision = self.revision.as_deref().unwrap_or("main");
+                if let Some(model) = suite::find(&id) {
+                    model.check_revision(revision)?;
+                    let defects: Vec<String> = model.defects(revision).map(ToString::to_string).collect();
+                    if !defects.is_empty() {
+                        note(&format!("warning: {id} at {revision} {}", defects.join("; it ")));
+                    }
+                }
                 let hub = Hub::from_env(self.offline)?;
                 Ok(Place::Folder(hub.snapshot(&id, revision, &progress::Stderr::default())?))
             }

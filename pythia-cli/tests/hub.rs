@@ -259,7 +259,7 @@ fn names_and_revisions_that_are_not_there_get_advice() {
     let error = error_of(hub.snapshot("EleutherAI/pythia-71m", "main", &Quiet));
     assert_says(&error, &["no model EleutherAI/pythia-71m", "check the spelling"]);
     let error = error_of(hub.snapshot(ID, "step1500", &Quiet));
-    assert_says(&error, &["no revision step1500", "143000", "step1000, step2000"]);
+    assert_says(&error, &["no revision step1500", "pythia-cli checkpoints"]);
     let error = error_of(hub.snapshot(ID, "mian", &Quiet));
     assert_says(&error, &["no revision mian", "a branch"]);
     let asked = server.seen().len();

@@ -16,6 +16,7 @@ mod sampling;
 mod score;
 mod sizes;
 mod stream;
+pub mod suite;
 pub mod synth;
 pub mod taps;
 mod tokenizer;

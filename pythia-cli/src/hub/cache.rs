@@ -94,7 +94,7 @@ impl Repo {
     }
 
     /// The commit of `revision`, as far as the cache knows.
-    fn commit(&self, revision: &str) -> Option<String> {
+    pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
@@ -125,6 +125,11 @@ impl Repo {
 
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
+    }
+
+    /// A blob that is being written.
+    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+        self.blob(&format!("{etag}.incomplete"))
     }
 
     /// Makes `file` of `commit`'s snapshot a link to the blob `etag`; a copy where links cannot be made.
@@ -162,14 +167,13 @@ impl Repo {
             progress.note(&format!("waiting: another process is downloading {file}"));
             locked = lock.lock().map_err(TryLockError::Error);
         }
-        let name = match locked {
-            Ok(()) => format!("{etag}.incomplete"),
+        let path = match locked {
+            Ok(()) => self.partial(etag),
             Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => {
                 return Err(e).with_context(|| format!("cannot lock {}", path.display()));
             }
-            Err(_) => format!("{etag}.{}.incomplete", std::process::id()),
+            Err(_) => self.partial(&format!("{etag}.{}", std::process::id())),
         };
-        let path = self.folder.join("blobs").join(name);
         create_parent(&path)?;
         Ok(Partial { path, _lock: lock })
     }

@@ -1,7 +1,7 @@
 //! Plain HTTP with the Hub: what a revision is, what a file is, and the bytes.
 
 use super::cache::{check_etag, check_file};
-use super::name::{is_commit, printable, steps_hint};
+use super::name::{is_commit, printable};
 use super::progress::Progress;
 use super::url::{escape, is_web, join, parse, same_origin, shown};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -70,7 +70,7 @@ pub(super) struct Revision {
 }
 
 /// A file, as the Hub describes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Metadata {
     /// The sha256 of a large file or the git blob sha1 of a small one; checked to be a plain name.
     pub(super) etag: String,
@@ -149,9 +149,10 @@ impl Client {
                  EleutherAI/pythia-SIZE-deduped, or give a size alone, such as 70m"
             );
         }
-        let hint = steps_hint(revision)
-            .unwrap_or_else(|| "expected main, stepN, a branch, a tag or a commit".into());
-        anyhow!("{id} has no revision {revision}: {hint}")
+        anyhow!(
+            "{id} has no revision {revision}: expected main, stepN, a branch, a tag or a commit (`pythia-cli \
+             checkpoints` lists the steps of a model of the suite)"
+        )
     }
 
     /// The etag and size of a file at a commit.

@@ -3,16 +3,20 @@
 mod cache;
 mod client;
 mod download;
+mod evict;
 pub mod name;
 pub mod progress;
+mod pull;
 mod url;
 
+pub use evict::Eviction;
 pub use name::Source;
 pub use progress::Progress;
+pub use pull::Plan;
 
 use anyhow::{Context, Result, bail, ensure};
 use cache::{Cached, PYTORCH, Repo, SAFETENSORS};
-use client::Client;
+use client::{Client, Metadata};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -230,33 +234,38 @@ impl Hub {
     }
 
     fn download(&self, repo: &Repo, id: &str, revision: &str, progress: &dyn Progress) -> Result<PathBuf> {
+        let Listing { commit, files } = self.listing(repo, id, revision, progress)?;
+        files.iter().try_for_each(|file| self.fetch(repo, id, &commit, file, progress))?;
+        // Last: a reference stands for a snapshot that is whole.
+        repo.write_ref(revision, &commit)?;
+        Ok(repo.snapshot(&commit))
+    }
+
+    /// What to fetch of a revision. To know that, an index of shards is fetched already.
+    fn listing(&self, repo: &Repo, id: &str, revision: &str, progress: &dyn Progress) -> Result<Listing> {
         let found = self.client.revision(id, revision, progress)?;
-        let commit = found.commit.as_str();
+        let commit = found.commit;
         let has = |file: &str| found.files.iter().any(|f| f == file);
-        let fetch = |file: &str| self.fetch(repo, id, commit, file, progress);
         ensure!(has("config.json"), "{id} at {revision} has no config.json: it is not a transformers model");
         for absent in SAFETENSORS.into_iter().chain(["tokenizer.json"]).filter(|file| !has(file)) {
-            repo.write_no_exist(commit, absent)?;
+            repo.write_no_exist(&commit, absent)?;
         }
         let has_one = |[single, index]: &[&str; 2]| has(single) || has(index);
         let [single, index] = [SAFETENSORS, PYTORCH].into_iter().find(has_one).with_context(|| {
             format!("{id} at {revision} has no weights: choose another revision or model")
         })?;
-        for file in BESIDE.into_iter().filter(|file| has(file)) {
-            fetch(file)?;
-        }
+        let mut files: Vec<String> =
+            BESIDE.into_iter().filter(|file| has(file)).map(ToOwned::to_owned).collect();
         if has(single) {
-            fetch(single)?;
+            files.push(single.to_owned());
         } else {
-            fetch(index)?;
-            for shard in cache::shards(&repo.snapshot(commit).join(index))? {
+            self.fetch(repo, id, &commit, index, progress)?;
+            for shard in cache::shards(&repo.snapshot(&commit).join(index))? {
                 ensure!(has(&shard), "{id} at {revision}: {index} names {shard}, which the repository lacks");
-                fetch(&shard)?;
+                files.push(shard);
             }
         }
-        // Last: a reference stands for a snapshot that is whole.
-        repo.write_ref(revision, commit)?;
-        Ok(repo.snapshot(commit))
+        Ok(Listing { commit, files })
     }
 
     fn fetch(&self, repo: &Repo, id: &str, commit: &str, file: &str, progress: &dyn Progress) -> Result<()> {
@@ -264,20 +273,40 @@ impl Hub {
             return Ok(());
         }
         let metadata = self.client.metadata(id, commit, file, progress)?;
-        let blob = repo.blob(&metadata.etag);
-        let here = || std::fs::metadata(&blob).is_ok_and(|m| m.is_file() && m.len() == metadata.size);
-        if !here() {
-            let partial = repo.lock(&metadata.etag, file, progress)?;
-            // Another process may have brought it while this one waited.
-            if !here() {
-                let url = self.client.file_url(id, commit, file);
-                download::download(&self.client, &url, &metadata, &partial.path, progress)?;
-                cache::rename(&partial.path, &blob)
-                    .with_context(|| format!("cannot write {}", blob.display()))?;
-            }
-        }
+        self.bring(repo, id, (commit, file), &metadata, progress)?;
         repo.link(commit, file, &metadata.etag)
     }
+
+    /// Brings the blob of a file, if it is not here.
+    fn bring(
+        &self,
+        repo: &Repo,
+        id: &str,
+        (commit, file): (&str, &str),
+        metadata: &Metadata,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let blob = repo.blob(&metadata.etag);
+        let here = || std::fs::metadata(&blob).is_ok_and(|m| m.is_file() && m.len() == metadata.size);
+        if here() {
+            return Ok(());
+        }
+        let partial = repo.lock(&metadata.etag, file, progress)?;
+        // Another process may have brought it while this one waited.
+        if here() {
+            return Ok(());
+        }
+        let url = self.client.file_url(id, commit, file);
+        download::download(&self.client, &url, metadata, &partial.path, progress)?;
+        cache::rename(&partial.path, &blob).with_context(|| format!("cannot write {}", blob.display()))
+    }
+}
+
+/// What a revision consists of, as far as it matters.
+#[derive(Debug)]
+struct Listing {
+    commit: String,
+    files: Vec<String>,
 }
 
 #[cfg(test)]

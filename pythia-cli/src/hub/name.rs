@@ -1,22 +1,8 @@
 //! What the user calls a model and one of its versions: `-m` and `--revision`.
 
 use anyhow::{Result, bail, ensure};
+use pythia_model::{SIZES, suite};
 use std::path::{Path, PathBuf};
-
-/// The sizes of the suite, as the Hub spells them.
-pub const SIZES: [&str; 10] = ["14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"];
-
-/// What the sizes were called before January 2023, when embeddings were not yet counted as parameters are now.
-const OLD_SIZES: [(&str, &str); 8] = [
-    ("19m", "70m"),
-    ("125m", "160m"),
-    ("350m", "410m"),
-    ("800m", "1b"),
-    ("1.3b", "1.4b"),
-    ("2.7b", "2.8b"),
-    ("6.7b", "6.9b"),
-    ("13b", "12b"),
-];
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,14 +40,14 @@ impl Source {
             check_id(name)?;
             return Ok(Self::Hub(name.to_owned()));
         }
-        if let Some(member) = suite_member(name) {
-            return Ok(Self::Hub(format!("EleutherAI/pythia-{member}")));
+        if let Some(model) = suite::find(name) {
+            return Ok(Self::Hub(model.hub_id()));
         }
         bail!(
             "`{}` is not a model: expected an existing folder, a Hub id such as EleutherAI/pythia-70m, or a name \
-             of the suite: {}, each with -deduped, -v0 or -seed1 to -seed9 after it if wanted",
+             of the suite: {}, some also with -deduped, -v0 or -seed1 to -seed9 (`pythia-cli models` lists them all)",
             printable(name),
-            SIZES.join(", ")
+            SIZES.map(|size| size.name).join(", ")
         )
     }
 }
@@ -71,28 +57,11 @@ pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
-/// `70m-deduped` for `pythia-70m-deduped`, `19m-deduped` and the like; nothing for a name outside the suite.
-fn suite_member(name: &str) -> Option<String> {
-    let name = name.to_ascii_lowercase();
-    let name = name.strip_prefix("pythia-").unwrap_or(&name);
-    // The repositories of the bias study: pythia-intervention-[long-]SIZE-deduped.
-    let (study, rest) = match name.strip_prefix("intervention-") {
-        Some(rest) => match rest.strip_prefix("long-") {
-            Some(rest) => ("intervention-long-", rest),
-            None => ("intervention-", rest),
-        },
-        None => ("", name),
-    };
-    let (size, variant) = rest.split_at(rest.find('-').unwrap_or(rest.len()));
-    let size = OLD_SIZES.iter().find(|(old, _)| *old == size).map_or(size, |(_, new)| new);
-    let known = matches!(variant, "" | "-deduped" | "-v0" | "-deduped-v0") || is_seed(variant);
-    (SIZES.contains(&size) && known).then(|| format!("{study}{size}{variant}"))
-}
-
-/// `-seed3`, `-data-seed3` (only the data's order differs) or `-weight-seed3` (only the initial weights differ).
-fn is_seed(variant: &str) -> bool {
-    let prefixes = ["-seed", "-data-seed", "-weight-seed"];
-    prefixes.iter().filter_map(|p| variant.strip_prefix(p)).any(|n| matches!(n.as_bytes(), [b'1'..=b'9']))
+/// What to tell who calls a model of the suite by its name from before January 2023.
+pub fn renamed(name: &str) -> Option<String> {
+    let model = suite::find(name)?;
+    let ends = name.to_ascii_lowercase().ends_with(&model.name);
+    (!ends).then(|| format!("{} is called {} today", printable(name), model.hub_id()))
 }
 
 /// `path` with a leading `~` replaced by `home`, where a home is known.
@@ -152,19 +121,6 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Which steps the suite has, for a `stepN` that a repository lacks: the rule and the nearest ones. Nothing if the
-/// revision is not `stepN`.
-pub(super) fn steps_hint(revision: &str) -> Option<String> {
-    let step: u64 = revision.strip_prefix("step")?.parse().ok()?;
-    let saved: Vec<u64> =
-        std::iter::once(0).chain((0..10).map(|i| 1 << i)).chain((1..=143).map(|k| k * 1000)).collect();
-    let below = saved.iter().rev().find(|s| **s < step);
-    let above = saved.iter().find(|s| **s > step);
-    let nearest: Vec<String> = below.into_iter().chain(above).map(|s| format!("step{s}")).collect();
-    let rule = "Pythia has steps 0, 1, 2, 4, 8, ..., 512 and every 1000 from 1000 to 143000";
-    Some(format!("{rule}; the nearest to step{step} are: {}", nearest.join(", ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,15 +154,15 @@ mod tests {
         ] {
             assert_eq!(hub(name), id);
         }
-        for size in SIZES {
-            assert_eq!(hub(size), format!("EleutherAI/pythia-{size}"));
-        }
     }
 
     #[test]
-    fn old_names_redirect() {
-        for (old, new) in OLD_SIZES {
-            assert_eq!(hub(&format!("pythia-{old}-deduped")), format!("EleutherAI/pythia-{new}-deduped"));
+    fn old_names_redirect_and_say_so() {
+        assert_eq!(hub("pythia-350m-deduped"), "EleutherAI/pythia-410m-deduped");
+        let notice = renamed("pythia-350m-deduped").unwrap();
+        assert_eq!(notice, "pythia-350m-deduped is called EleutherAI/pythia-410m-deduped today");
+        for name in ["410m-deduped", "Pythia-410M", "EleutherAI/pythia-70m", "gpt2", "someone/pythia-19m"] {
+            assert_eq!(renamed(name), None, "{name}");
         }
     }
 
@@ -251,20 +207,5 @@ mod tests {
             check_revision(revision).unwrap();
         }
         assert!(!format!("{:#}", check_id("a/\u{1b}[31m").unwrap_err()).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn a_wrong_step_gets_its_neighbours() {
-        for (revision, nearest) in [
-            ("step3", "step2, step4"),
-            ("step700", "step512, step1000"),
-            ("step1500", "step1000, step2000"),
-            ("step143001", "step143000"),
-        ] {
-            let hint = steps_hint(revision).unwrap();
-            assert!(hint.ends_with(&format!("are: {nearest}")), "{hint}");
-        }
-        assert_eq!(steps_hint("main"), None);
-        assert_eq!(steps_hint("step99999999999999999999999"), None);
     }
 }

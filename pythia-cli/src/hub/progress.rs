@@ -3,6 +3,7 @@
 use crate::output::note;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +28,19 @@ impl Progress for Quiet {
     fn advance(&self, _done: u64) {}
     fn finish(&self) {}
     fn note(&self, _line: &str) {}
+}
+
+/// Shows notes only, on stderr.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Notes;
+
+impl Progress for Notes {
+    fn start(&self, _file: &str, _total: u64, _done: u64) {}
+    fn advance(&self, _done: u64) {}
+    fn finish(&self) {}
+    fn note(&self, line: &str) {
+        note(line);
+    }
 }
 
 /// Progress on stderr: a bar with bytes, speed and time left if it is a terminal; otherwise one line at the start
@@ -56,11 +70,7 @@ impl Default for Stderr {
 impl Progress for Stderr {
     fn start(&self, file: &str, total: u64, done: u64) {
         let shown = if self.terminal {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
-            bar.set_style(
-                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
+            let bar = bar(total);
             bar.set_message(file.to_owned());
             bar.set_position(done);
             // The bytes of an earlier run say nothing about this run's speed.
@@ -101,6 +111,93 @@ impl Progress for Stderr {
             _ => note(line),
         }
     }
+}
+
+/// The progress of several files at once, on stderr: one bar for all if it is a terminal; otherwise a line for each
+/// revision that is whole.
+#[derive(Debug)]
+pub struct Total {
+    bar: Option<ProgressBar>,
+    snapshots: usize,
+    whole: AtomicUsize,
+    /// Bytes that were brought, less those that were thrown away.
+    done: AtomicI64,
+}
+
+impl Total {
+    /// For `bytes` of as many revisions.
+    pub fn new(bytes: u64, snapshots: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = bar(bytes);
+            bar.set_message(format!("0 of {snapshots}"));
+            bar
+        });
+        Self { bar, snapshots, whole: AtomicUsize::new(0), done: AtomicI64::new(0) }
+    }
+
+    /// Told of what happens to one of the files.
+    pub fn part(&self) -> impl Progress {
+        Part { total: self, done: AtomicU64::new(0) }
+    }
+
+    /// A revision is whole.
+    pub(super) fn snapshot(&self, revision: &str) {
+        let (whole, snapshots) = (1 + self.whole.fetch_add(1, Ordering::SeqCst), self.snapshots);
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{whole} of {snapshots}")),
+            None => note(&format!("{revision} is here: {whole} of {snapshots}")),
+        }
+    }
+
+    /// All is done.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish();
+        }
+    }
+}
+
+/// One file of a [`Total`].
+struct Part<'t> {
+    total: &'t Total,
+    /// Bytes of it that are here.
+    done: AtomicU64,
+}
+
+impl Progress for Part<'_> {
+    fn start(&self, _file: &str, _total: u64, done: u64) {
+        self.done.store(done, Ordering::SeqCst);
+    }
+
+    fn advance(&self, done: u64) {
+        let more = done as i64 - self.done.swap(done, Ordering::SeqCst) as i64;
+        let all = more + self.total.done.fetch_add(more, Ordering::SeqCst);
+        if let Some(bar) = &self.total.bar {
+            bar.set_position(all.max(0) as u64);
+        }
+    }
+
+    fn finish(&self) {}
+
+    fn note(&self, line: &str) {
+        match &self.total.bar {
+            Some(bar) => bar.println(line),
+            None => note(line),
+        }
+    }
+}
+
+/// A bar with bytes, speed and time left.
+fn bar(bytes: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// `bytes` in decimal gigabytes, or megabytes if there are few.
+pub(crate) fn gigabytes(bytes: u64) -> String {
+    if bytes >= 100_000_000 { format!("{:.2} GB", bytes as f64 / 1e9) } else { megabytes(bytes) }
 }
 
 /// `bytes` in decimal megabytes, as disks and networks count.

@@ -1,19 +1,31 @@
 mod damage;
 
 use super::*;
-use crate::{Model, Sequence, Size, Workspace, synth};
+use crate::{Model, SIZES, Sequence, Size, Workspace, synth};
 use pythia_tensor::Team;
 use std::path::PathBuf;
 use std::thread;
 use tempfile::TempDir;
 
 /// Its quantised weights are a small file.
-const SMALL_SIZE: Size =
-    Size { name: "small", num_hidden_layers: 2, hidden_size: 48, num_attention_heads: 3, vocab_size: 90 };
+const SMALL_SIZE: Size = Size {
+    name: "small",
+    num_hidden_layers: 2,
+    hidden_size: 48,
+    num_attention_heads: 3,
+    vocab_size: 90,
+    ..SIZES[0]
+};
 
 /// The stored and the quantised weights are large, for a test.
-const LARGE_SIZE: Size =
-    Size { name: "large", num_hidden_layers: 1, hidden_size: 256, num_attention_heads: 4, vocab_size: 300 };
+const LARGE_SIZE: Size = Size {
+    name: "large",
+    num_hidden_layers: 1,
+    hidden_size: 256,
+    num_attention_heads: 4,
+    vocab_size: 300,
+    ..SIZES[0]
+};
 
 /// A synthetic model in a folder, and the path for its quantised weights, in a folder that does not exist yet.
 struct World {

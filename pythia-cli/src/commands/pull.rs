@@ -1,0 +1,210 @@
+//! `pull`: downloads checkpoints ahead of their use, and takes older ones out of the cache.
+
+use crate::hub::name::renamed;
+use crate::hub::progress::{Notes, Total, gigabytes};
+use crate::hub::{Eviction, Hub, Source};
+use crate::output::{Out, note};
+use anyhow::{Context, Result, bail, ensure};
+use pythia_model::suite::{self, Published};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Download checkpoints of a model ahead of their use
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: pythia-cli pull 410m --steps 0,1,512,1000..143000:10000
+
+Steps are single ones, ranges FROM..TO with both ends (all checkpoints in between, or with :BY every so many steps from FROM \
+on), or all. What is in the Hugging Face cache already is not downloaded again, nor are identical files of two steps. A \
+download that was cut goes on where it stopped. A disk without the room for it is an error before anything is downloaded.
+
+With --keep, a walk over many checkpoints fits on a small disk: pull a step with --keep 2, use it, pull the next one. Only \
+branches stepN of this model are evicted, those that were downloaded longest ago; never one that was just asked for.")]
+pub(crate) struct Args {
+    /// A Hub id (EleutherAI/pythia-410m) or a name of the suite (410m-deduped)
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The checkpoints, such as 0,512,1000..143000:10000 or all
+    #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
+    steps: Option<String>,
+    /// A branch, a tag or a commit instead of steps [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Keep at most N checkpoints of this model in the cache
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// One JSON object on stdout, and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    id: &'a str,
+    snapshots: Vec<Snapshot<'a>>,
+    downloaded_bytes: u64,
+    evicted: &'a [String],
+    evicted_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    revision: &'a str,
+    path: PathBuf,
+}
+
+/// `pull`.
+pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
+    let Source::Hub(id) = Source::parse(Some(&args.model))? else {
+        bail!("{} is a folder: pull takes a Hub id or a name of the suite", args.model);
+    };
+    if let Some(notice) = renamed(&args.model) {
+        note(&notice);
+    }
+    let revisions = revisions(args, suite::find(&id))?;
+    let hub = Hub::from_env(false)?;
+    let plan = hub.plan(&id, &revisions, &Notes)?;
+    let eviction = match args.keep {
+        Some(keep) => {
+            ensure!(
+                revisions.len() <= keep,
+                "--keep {keep} is fewer than the {} checkpoints asked for: keep more, or pull fewer at a time",
+                revisions.len()
+            );
+            plan.eviction(&revisions, keep)?
+        }
+        None => Eviction::default(),
+    };
+    plan.check_room(eviction.bytes)?;
+    eviction.run()?;
+    if !eviction.revisions.is_empty() {
+        note(&format!("evicted {}: {} freed", eviction.revisions.join(", "), gigabytes(eviction.bytes)));
+    }
+    if plan.lacking() > 0 {
+        let free = plan.free().map_or_else(|| "an unknown amount".to_owned(), gigabytes);
+        let (need, count) = (gigabytes(plan.bytes()), plan.lacking());
+        note(&format!("{id}: {count} of {} to download, {need}; {free} free on the disk", revisions.len()));
+        let total = Total::new(plan.bytes(), plan.lacking());
+        plan.fetch(&total)?;
+        total.finish();
+    }
+    let snapshot = |revision| {
+        let path = hub.on_disk(&id, revision)?;
+        let path =
+            path.with_context(|| format!("{id} at {revision} was removed meanwhile: pull it again"))?;
+        Ok(Snapshot { revision, path })
+    };
+    let snapshots = revisions.iter().map(|revision| snapshot(revision)).collect::<Result<Vec<_>>>()?;
+    if args.json {
+        let (evicted, evicted_bytes) = (&eviction.revisions[..], eviction.bytes);
+        return out.json(&Report {
+            id: &id,
+            snapshots,
+            downloaded_bytes: plan.bytes(),
+            evicted,
+            evicted_bytes,
+        });
+    }
+    snapshots.iter().try_for_each(|s| out.text(&format!("{:<10}  {}\n", s.revision, s.path.display())))
+}
+
+/// What to pull, each once; of a model of the suite only what there is.
+fn revisions(args: &Args, model: Option<&Published>) -> Result<Vec<String>> {
+    let Some(steps) = &args.steps else {
+        let revision = args.revision.as_deref().unwrap_or("main");
+        if let Some(model) = model {
+            model.check_revision(revision)?;
+        }
+        return Ok(vec![revision.to_owned()]);
+    };
+    let mut found = Vec::new();
+    for part in steps.split(',') {
+        found.extend(steps_of(part.trim(), model).with_context(|| format!("--steps {steps}"))?);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found.into_iter().map(|step| format!("step{step}")).collect())
+}
+
+/// The steps that `all`, `N`, `FROM..TO` or `FROM..TO:BY` stands for.
+fn steps_of(part: &str, model: Option<&Published>) -> Result<Vec<u64>> {
+    let saved = || {
+        let model =
+            model.with_context(|| format!("`{part}` needs a model of the suite: give single steps"))?;
+        Ok::<_, anyhow::Error>(model.checkpoints().map(|checkpoint| checkpoint.step))
+    };
+    let number = |text: &str| {
+        let digits = text.strip_prefix("step").unwrap_or(text);
+        let hint = || format!("`{part}` is not a step, FROM..TO, FROM..TO:BY or all");
+        digits.parse::<u64>().with_context(hint)
+    };
+    let steps: Vec<u64> = match part.split_once("..") {
+        None if part == "all" => saved()?.collect(),
+        None => vec![number(part)?],
+        Some((from, to)) => {
+            let (to, by) = match to.split_once(':') {
+                Some((to, by)) => (to, Some(number(by)?)),
+                None => (to, None),
+            };
+            let (from, to) = (number(from)?, number(to)?);
+            ensure!(from <= to && by != Some(0), "`{part}` is empty: expected FROM..TO:BY with BY above 0");
+            match by {
+                None => saved()?.filter(|step| (from..=to).contains(step)).collect(),
+                Some(by) => {
+                    // Also who follows no list has no more than so many.
+                    ensure!((to - from) / by < 100_000, "`{part}` has too many steps: raise the {by}");
+                    (0..=(to - from) / by).map(|i| from + i * by).collect()
+                }
+            }
+        }
+    };
+    ensure!(!steps.is_empty(), "`{part}` has no checkpoint: `pythia-cli checkpoints` lists them");
+    if let Some(model) = model {
+        steps.iter().try_for_each(|step| model.check_step(*step))?;
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pull(model: &str, steps: &str) -> Result<Vec<String>> {
+        let args =
+            Args { model: model.into(), steps: Some(steps.into()), revision: None, keep: None, json: false };
+        revisions(&args, suite::find(model))
+    }
+
+    #[test]
+    fn steps_are_single_ones_ranges_or_all() {
+        let some = pull("410m", "0,1,512, step1000..143000:10000,1").unwrap();
+        assert_eq!(some[..5], ["step0", "step1", "step512", "step1000", "step11000"]);
+        assert_eq!((some.len(), some.last().unwrap().as_str()), (3 + 15, "step141000"));
+        assert_eq!(pull("410m", "all").unwrap().len(), 154);
+        assert_eq!(pull("410m-v0", "all").unwrap().len(), 143);
+        assert_eq!(
+            pull("410m", "100..2000").unwrap(),
+            ["step128", "step256", "step512", "step1000", "step2000"]
+        );
+        assert_eq!(pull("someone/else", "5,7..9:2").unwrap(), ["step5", "step7", "step9"]);
+    }
+
+    #[test]
+    fn wrong_steps_are_named() {
+        for (model, steps, says) in [
+            ("410m", "3001", "nearest are step3000 and step4000"),
+            ("410m", "0..143000:10000,500", "nearest are step256 and step512"),
+            ("410m", "0..500:250", "no checkpoint step250"),
+            ("410m", "600..700", "has no checkpoint"),
+            ("410m", "2..1", "`2..1` is empty"),
+            ("410m", "1..2:0", "is empty"),
+            ("410m", "", "`` is not a step"),
+            ("410m", "1..", "`1..` is not a step"),
+            ("410m", "-1", "`-1` is not a step"),
+            ("410m", "0..18446744073709551615:1", "too many steps"),
+            ("someone/else", "all", "needs a model of the suite"),
+        ] {
+            let error = format!("{:#}", pull(model, steps).unwrap_err());
+            assert!(error.starts_with(&format!("--steps {steps}: ")) && error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! How much memory this machine has.
+
+use std::fs;
+
+/// Bytes that programs can have now, as the system estimates it; None where it does not say so in `/proc/meminfo`.
+pub(crate) fn available() -> Option<u64> {
+    parse(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_read_or_unknown() {
+        let meminfo = "MemTotal:       24689792 kB\nMemFree:  1 kB\nMemAvailable:   23068672 kB\n";
+        assert_eq!(parse(meminfo), Some(23_068_672 * 1024));
+        for odd in ["", "MemTotal: 1 kB\n", "MemAvailable: x kB\n", "MemAvailable: 18446744073709551615 kB\n"]
+        {
+            assert_eq!(parse(odd), None, "{odd}");
+        }
+    }
+}
