@@ -3,7 +3,7 @@
 mod command;
 mod hub_server;
 
-use command::{MINI, error, json, mini, pythia, run, stdout, text};
+use command::{MINI, error, json, mini, pythia_at, run, stdout, text};
 use hub_server::HubServer;
 use std::fs;
 use std::process::{Command, Output};
@@ -30,9 +30,7 @@ impl World {
     }
 
     fn pythia(&self, args: &[&str]) -> Command {
-        let mut command = pythia();
-        command.env("HF_ENDPOINT", &self.server.url).env("HF_HOME", self.home.path()).args(args);
-        command
+        pythia_at(&self.server.url, self.home.path(), args)
     }
 
     fn run(&self, args: &[&str]) -> Output {

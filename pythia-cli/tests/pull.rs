@@ -3,7 +3,7 @@
 mod command;
 mod hub_server;
 
-use command::{error, json, pythia, text};
+use command::{error, json, pythia_at, text};
 use hub_server::world::tree;
 use hub_server::{Fault, HubServer, commit, etag};
 use serde_json::Value;
@@ -53,9 +53,7 @@ impl World {
     }
 
     fn pythia(&self, args: &[&str]) -> Command {
-        let mut command = pythia();
-        command.env("HF_ENDPOINT", &self.server.url).env("HF_HOME", self.home.path()).args(args);
-        command
+        pythia_at(&self.server.url, self.home.path(), args)
     }
 
     fn run(&self, args: &[&str]) -> Output {

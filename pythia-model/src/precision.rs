@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// where the processor multiplies that (`avx512bf16`).
 ///
 /// The same bits for any number of threads come out in all of them; for any batch and any split of a prompt in all but
-/// `bf16`, which computes passes of at most 16 tokens in `f32` because that is faster.
+/// `bf16`, which sums passes of at most 16 tokens in another order than longer ones.
 ///
 /// ```
 /// use pythia_model::Precision;

@@ -44,8 +44,8 @@ fn in_each_precision(model: &Model, isa: Isa) -> Vec<Model> {
     can.map(|p| team.enter(|crew| model.clone().with_precision(crew, p)).unwrap()).collect()
 }
 
-/// Whether the batch and the split of a prompt may not matter either. `bf16` promises only the threads: it computes passes
-/// of few tokens in `f32`.
+/// Whether the batch and the split of a prompt may not matter either. `bf16` promises only the threads: it sums passes
+/// of few tokens in another order.
 fn in_any_company(model: &Model) -> bool {
     model.precision() != Precision::Bf16
 }

@@ -27,6 +27,13 @@ pub fn pythia() -> Command {
     command
 }
 
+/// The same, with a Hub at `url` and the cache in `home`.
+pub fn pythia_at(url: &str, home: &Path, args: &[&str]) -> Command {
+    let mut command = pythia();
+    command.env("HF_ENDPOINT", url).env("HF_HOME", home).args(args);
+    command
+}
+
 /// The program with these arguments.
 pub fn run(args: &[&str]) -> Output {
     pythia().args(args).output().unwrap()

@@ -38,14 +38,14 @@ enum Source<'m> {
 }
 
 impl<'m> Speculation<'m> {
-    /// The most tokens that are proposed at once, unless the caller wants another number: with the one before them they
-    /// fill a tile of 16 rows.
+    /// The most tokens that are proposed at once, unless the caller wants another number: with the one before them 16 rows,
+    /// up to which a product is one of few rows.
     pub const MAX_TOKENS: usize = 15;
 
     /// Proposes what followed the last time that the text read as it does now: for texts that repeat themselves or their
     /// prompt. Never more than `max_tokens` at once.
     pub fn lookup(max_tokens: usize) -> Self {
-        // With the token before them three fill the smallest tile of a product's rows: fewer would cost no less.
+        // With the token before them four rows, which cost hardly more than one: fewer would gain less.
         Self::new(Source::Lookup, Pace::new(3, max_tokens))
     }
 

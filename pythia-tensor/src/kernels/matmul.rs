@@ -9,7 +9,7 @@
 //!     their sum in the order of Simd::sum4 is added     (one f32 addition, to 0 at first)
 //! ```
 //!
-//! The loops, from the outside: `COLUMNS` columns of the output; blocks of K; groups of `N` weight rows, whose dot
+//! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
 //! products with up to `M` rows of activations at a time stand in registers (a tile). A group is read from memory by its
 //! first tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
 //! they lie. While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
@@ -71,7 +71,7 @@ const KC: usize = 2048;
 /// Rows of activations that one call of the kernel takes at most: a block of them stays in the second-level cache.
 pub(crate) const ROWS: usize = 126;
 
-/// Columns of the output that are finished together: whole cache lines.
+/// Columns of the output that are finished together with many rows: whole cache lines, of which tiles of the output are made.
 pub(crate) const COLUMNS: usize = 16;
 
 /// Up to so many rows of activations, reading the weights is what takes the time.
@@ -174,7 +174,7 @@ fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_
     }
 }
 
-/// Finishes the tile, `COLUMNS` columns at a time, with at most `M` rows of activations and `N` of weights together. A tile
+/// Finishes the tile, a block of columns at a time, with at most `M` rows of activations and `N` of weights together. A tile
 /// asks memory for `L` of the next `N` rows while it works, so that `N / L` tiles ask for all.
 #[inline(always)]
 fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
