@@ -12,7 +12,7 @@
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
 //! products with up to `M` rows of activations at a time stand in registers (a tile). A group is read from memory by its
 //! first tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
-//! they lie. While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
+//! they lie (long prompts without AVX-512 apart: `panels`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
 //! One row of activations takes weight rows that lie far apart, so that each of the `N` is a long stream.
@@ -27,7 +27,7 @@
 //! | 3 x 8, nothing packed, KC 2048 (this) | 0.87-0.92 |
 //! | the same with KC 512, 1024 | 0.67-0.84, 0.69-0.85 |
 //! | 6 x 4, activations packed | 0.87-0.91 |
-//! | AVX2: 3 x 4 (spilled by the compiler), 3 x 3, 4 x 2, 2 x 6 (this) | 0.40, 0.68, 0.62, 0.74 |
+//! | AVX2: 3 x 4 (spilled by the compiler), 3 x 3, 4 x 2, 2 x 6 (this, below 96 rows) | 0.40, 0.68, 0.62, 0.74 |
 //!
 //! The tile alone, from the caches, runs at 0.96. Eight rows, two cores and rows of 2 KB from memory:
 //!
@@ -53,6 +53,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod panels;
 
 use super::rows::{Epilogue, epilogue};
 use crate::simd::{Simd, stamp};
@@ -60,6 +61,7 @@ use crate::{Element, Mat, Tile};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::{PANEL, linear_bf16, round_row};
 use bytemuck::Zeroable;
+pub(crate) use panels::{Packed, Panels};
 use std::array;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -169,8 +171,7 @@ fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_
         (_, 16) => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
         (1, _) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
         (2, _) => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
-        (3..=FEW, _) => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
-        (_, _) => columns::<S, _, 2, 6, 1>(s, dot, a, w, then, out),
+        (_, _) => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
     }
 }
 
@@ -356,11 +357,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// Lengths of K around one block and beyond two.
-    fn lengths() -> impl Strategy<Value = usize> {
+    pub(super) fn lengths() -> impl Strategy<Value = usize> {
         prop_oneof![1..100_usize, KC - 20..KC + 20, 2 * KC..2 * KC + 40]
     }
 
-    fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
         let mut state = seed | 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

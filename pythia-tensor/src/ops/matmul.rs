@@ -1,11 +1,11 @@
 //! Linear layers: `out = act(a · wᵀ + bias)`, one or several in a region.
 
-use super::quantized::{self, Activations};
+use super::activations::Activations;
 use crate::dtype::with_element;
-use crate::kernels::matmul::{COLUMNS, FEW, ROWS, linear};
+use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::{PANEL, linear_bf16};
-use crate::kernels::quantized::quantized_products;
+use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, epilogue_row};
 use crate::tensor::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
@@ -64,8 +64,11 @@ const TILES: usize = 8;
 /// Columns of a tile at most.
 const COLS: usize = 768;
 
-/// Rows of a tile of a bf16 product at most.
-const BF16_ROWS: usize = 1024;
+/// Rows of a tile at most where a panel of weights is packed for it.
+const PANEL_ROWS: usize = 1024;
+
+/// Rows of a tile of a quantised product at most: enough to pay for expanding int4 weights once a tile.
+const QUANTIZED_ROWS: usize = 256;
 
 thread_local! {
     /// Weights of a block, expanded or packed, and the sums of a quantised product's tile.
@@ -100,7 +103,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
         }
     }
     ACTIVATIONS.with_borrow_mut(|activations| {
-        activations.round(crew, jobs.iter().flat_map(|(_, products)| *products));
+        activations.prepare(crew, jobs.iter().flat_map(|(_, products)| *products));
         let (isa, activations) = (crew.isa(), &*activations);
         let works = jobs.each_ref().map(|&(_, products)| {
             move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, activations, &mut tile))
@@ -110,14 +113,12 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             let (m, n) = (out.rows(), out.cols());
             let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
             let (rows, cols) = match products.iter().filter(quantized).count() {
-                0 => tile_size(
-                    m,
-                    n,
-                    crew.threads(),
-                    products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))),
-                ),
-                count if count == products.len() => quantized::tile_size(m, n, crew.threads()),
-                _ => (FEW, COLUMNS),
+                0 => {
+                    let bf16 = products.iter().all(|p| matches!(p.weight, Weight::Bf16(_)));
+                    tile_size(isa, [m, n], crew.threads(), bf16)
+                }
+                count if count == products.len() => quantized_tile_size([m, n], crew.threads()),
+                _ => (Panels::of(isa, m).map_or(FEW, Panels::rows), COLUMNS),
             };
             Tiles::new(out, rows, cols, works.next().expect("one work per job"))
         });
@@ -127,13 +128,25 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
-fn tile_size(m: usize, n: usize, threads: usize, bf16: bool) -> (usize, usize) {
-    // Many rows pay for packing a panel of weights in bf16.
-    let (most_rows, columns) = if bf16 && m > FEW { (BF16_ROWS, PANEL) } else { (ROWS, COLUMNS) };
-    let blocks = m.div_ceil(most_rows).max(1);
-    let rows = m.div_ceil(blocks).max(1).next_multiple_of(3).min(most_rows);
+fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize, usize) {
+    let (most, group, columns) = match Panels::of(isa, m) {
+        Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
+        #[cfg(target_arch = "x86_64")]
+        None if bf16 && m > FEW => (PANEL_ROWS, 1, PANEL),
+        None => (matmul::ROWS, 3, COLUMNS),
+    };
+    let blocks = m.div_ceil(most).max(1);
+    let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
     let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(columns);
     (rows, even.clamp(columns, COLS))
+}
+
+/// How to cut `[m, n]` for products of integers: rows into equal parts, columns into whole groups of those that the kernel
+/// computes together, so that every thread gets several tiles.
+fn quantized_tile_size([m, n]: [usize; 2], threads: usize) -> (usize, usize) {
+    let blocks = m.div_ceil(QUANTIZED_ROWS).max(1);
+    let even = (n * blocks).div_ceil(TILES * threads);
+    (m.div_ceil(blocks).max(1), even.clamp(1, 1024).next_multiple_of(quantized::COLS))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
@@ -145,7 +158,13 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
     let then = Epilogue { bias: product.bias, gelu, add };
     match product.weight {
         Weight::Exact(w) => with_element!(w.dtype(), W => {
-            linear::<W>(isa, product.a, bytemuck::cast_slice(w.bytes()), then, tile);
+            let (a, w) = (product.a, bytemuck::cast_slice(w.bytes()));
+            match Panels::of(isa, a.rows()) {
+                None => linear::<W>(isa, a, w, then, tile),
+                Some(panels) => SCRATCH.with_borrow_mut(|(panel, sums)| {
+                    panels.linear::<W>(activations.packed(a, panels), w, then, tile, (panel, sums));
+                }),
+            }
         }),
         #[cfg(target_arch = "x86_64")]
         Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panel, _)| {
@@ -159,7 +178,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
         Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
             let (rows, cols) = (tile.rows(), tile.cols());
             // Quantised weights give sums for whole groups of columns.
-            let stride = cols.len().next_multiple_of(crate::kernels::quantized::COLS);
+            let stride = cols.len().next_multiple_of(quantized::COLS);
             let len = rows.len() * stride;
             let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
             let a = activations.codes(product.a).slice_rows(rows.clone());

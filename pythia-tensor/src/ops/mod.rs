@@ -3,9 +3,9 @@
 //! Letters: `B` sequences, `T` tokens, `C` channels, `H` heads, `D` head dimension, `V` vocabulary rows; `M N K` in a
 //! matmul. Wrong shapes are bugs of the caller and panic.
 
+mod activations;
 mod attention;
 mod matmul;
-mod quantized;
 mod rows;
 
 pub use attention::{append, append_and_attend, attention, attention_mix, attention_scores};

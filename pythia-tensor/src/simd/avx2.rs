@@ -32,6 +32,7 @@ macro_rules! intrinsics {
 impl Simd for Avx2 {
     type F32 = __m256;
     const LANES: usize = 8;
+    const TREE: &[usize] = &[0, 2, 1, 3, 4, 6, 5, 7];
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -113,6 +114,27 @@ impl Simd for Avx2 {
             let pow2 =
                 |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
             _mm256_mul_ps(_mm256_mul_ps(a, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
+        })
+    }
+    #[inline(always)]
+    fn transpose(self, mut v: [__m256; 16]) -> [__m256; 16] {
+        intrinsics!({
+            // Pairs of rows, then quadruples, lane by lane within 128 bits; then the halves.
+            for i in (0..8).step_by(2) {
+                (v[i], v[i + 1]) = (_mm256_unpacklo_ps(v[i], v[i + 1]), _mm256_unpackhi_ps(v[i], v[i + 1]));
+            }
+            let mut quads = v;
+            for i in (0..8).step_by(4) {
+                for h in 0..2 {
+                    quads[i + 2 * h] = _mm256_shuffle_ps::<0x44>(v[i + h], v[i + 2 + h]);
+                    quads[i + 2 * h + 1] = _mm256_shuffle_ps::<0xEE>(v[i + h], v[i + 2 + h]);
+                }
+            }
+            for c in 0..4 {
+                v[c] = _mm256_permute2f128_ps::<0x20>(quads[c], quads[4 + c]);
+                v[4 + c] = _mm256_permute2f128_ps::<0x31>(quads[c], quads[4 + c]);
+            }
+            v
         })
     }
     #[inline(always)]

@@ -34,44 +34,10 @@ fn first(n: usize) -> __mmask16 {
     ((1_u32 << n.min(16)) - 1) as __mmask16
 }
 
-#[allow(clippy::unused_self, reason = "it is the proof")]
-impl Avx512 {
-    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
-    #[inline(always)]
-    pub(crate) fn transpose(self, mut v: [__m512; 16]) -> [__m512; 16] {
-        intrinsics!({
-            // Pairs of rows, then quadruples, lane by lane within 128 bits; then the quarters.
-            for i in (0..16).step_by(2) {
-                (v[i], v[i + 1]) = (_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
-            }
-            let mut quads = [v[0]; 16];
-            for i in (0..16).step_by(4) {
-                for h in 0..2 {
-                    let (a, b) = (_mm512_castps_pd(v[i + h]), _mm512_castps_pd(v[i + 2 + h]));
-                    quads[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-                    quads[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-                }
-            }
-            // quads[4 r + c]: of the rows 4 r.., the columns c, c + 4, c + 8, c + 12.
-            for c in 0..4 {
-                let q = [quads[c], quads[4 + c], quads[8 + c], quads[12 + c]];
-                let even =
-                    [_mm512_shuffle_f32x4::<0x88>(q[0], q[1]), _mm512_shuffle_f32x4::<0x88>(q[2], q[3])];
-                let odd =
-                    [_mm512_shuffle_f32x4::<0xDD>(q[0], q[1]), _mm512_shuffle_f32x4::<0xDD>(q[2], q[3])];
-                v[c] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
-                v[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
-                v[8 + c] = _mm512_shuffle_f32x4::<0xDD>(even[0], even[1]);
-                v[12 + c] = _mm512_shuffle_f32x4::<0xDD>(odd[0], odd[1]);
-            }
-            v
-        })
-    }
-}
-
 impl Simd for Avx512 {
     type F32 = __m512;
     const LANES: usize = 16;
+    const TREE: &[usize] = &[0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -147,6 +113,36 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn scale_pow2(self, a: __m512, n: __m512) -> __m512 {
         intrinsics!(_mm512_scalef_ps(a, n))
+    }
+    #[inline(always)]
+    fn transpose(self, mut v: [__m512; 16]) -> [__m512; 16] {
+        intrinsics!({
+            // Pairs of rows, then quadruples, lane by lane within 128 bits; then the quarters.
+            for i in (0..16).step_by(2) {
+                (v[i], v[i + 1]) = (_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
+            }
+            let mut quads = [v[0]; 16];
+            for i in (0..16).step_by(4) {
+                for h in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(v[i + h]), _mm512_castps_pd(v[i + 2 + h]));
+                    quads[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    quads[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            // quads[4 r + c]: of the rows 4 r.., the columns c, c + 4, c + 8, c + 12.
+            for c in 0..4 {
+                let q = [quads[c], quads[4 + c], quads[8 + c], quads[12 + c]];
+                let even =
+                    [_mm512_shuffle_f32x4::<0x88>(q[0], q[1]), _mm512_shuffle_f32x4::<0x88>(q[2], q[3])];
+                let odd =
+                    [_mm512_shuffle_f32x4::<0xDD>(q[0], q[1]), _mm512_shuffle_f32x4::<0xDD>(q[2], q[3])];
+                v[c] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+                v[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+                v[8 + c] = _mm512_shuffle_f32x4::<0xDD>(even[0], even[1]);
+                v[12 + c] = _mm512_shuffle_f32x4::<0xDD>(odd[0], odd[1]);
+            }
+            v
+        })
     }
     #[inline(always)]
     fn sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {

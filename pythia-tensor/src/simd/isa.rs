@@ -1,5 +1,8 @@
 //! Which instruction sets there are, which of them this machine has, and how one is chosen.
 
+#[cfg(target_arch = "x86_64")]
+use super::{Avx2, Avx512};
+use super::{Portable, Simd};
 use crate::Error;
 use std::fmt;
 use std::sync::OnceLock;
@@ -95,6 +98,17 @@ impl Isa {
     /// Whether it can multiply bf16 numbers ([`Weight::Bf16`](crate::ops::Weight::Bf16)).
     pub fn has_bf16(self) -> bool {
         self.name() == "avx512bf16"
+    }
+
+    /// Numbers in a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self.0 {
+            Which::Portable => Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx2 => Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx512 | Which::Avx512Bf16 => Avx512::LANES,
+        }
     }
 
     pub(crate) fn which(self) -> Which {

@@ -39,6 +39,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// Numbers in a vector: 4, 8 or 16.
     const LANES: usize;
+    /// The lanes in such an order that [`Simd::sum4`] adds neighbours, then neighbouring pairs, and so on.
+    const TREE: &[usize];
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
@@ -76,6 +78,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `a * 2^n` for integers `n` in [-252, 252], rounded once at the end when the result is subnormal.
     fn scale_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
 
+    /// Of the first `LANES` vectors: lane `j` of vector `i` becomes lane `i` of vector `j`.
+    fn transpose(self, v: [Self::F32; 16]) -> [Self::F32; 16];
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.

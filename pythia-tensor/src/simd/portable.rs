@@ -18,6 +18,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 impl Simd for Portable {
     type F32 = V;
     const LANES: usize = 4;
+    const TREE: &[usize] = &[0, 2, 1, 3];
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -91,6 +92,14 @@ impl Simd for Portable {
             let pow2 = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
             a * pow2(half) * pow2(n - half)
         })
+    }
+    #[inline(always)]
+    fn transpose(self, v: [V; 16]) -> [V; 16] {
+        let mut out = v;
+        for i in 0..4 {
+            out[i] = [v[0][i], v[1][i], v[2][i], v[3][i]];
+        }
+        out
     }
     #[inline(always)]
     fn sum4(self, v: [V; 4]) -> [f32; 4] {

@@ -1,0 +1,120 @@
+//! Activations as the kernels take them: rounded to codes or to bf16, or packed; once for all tiles and products.
+
+use super::matmul::{Product, Weight};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::matmul::round_row;
+use crate::kernels::matmul::{Packed, Panels};
+use crate::kernels::quantized::{Rounded, round_activations, rounded_len};
+use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
+use std::ops::Range;
+
+/// Activations below which waking other threads costs more than preparing them.
+const ALONE: usize = 1 << 14;
+
+/// What becomes of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Codes,
+    Bf16,
+    Panels(Panels),
+}
+
+impl To {
+    fn of(isa: Isa, product: &Product<'_>) -> Option<Self> {
+        match product.weight {
+            Weight::Exact(_) => Panels::of(isa, product.a.rows()).map(Self::Panels),
+            Weight::Bf16(_) => Some(Self::Bf16),
+            Weight::Quantized(_) => Some(Self::Codes),
+        }
+    }
+
+    /// How many rows of `k` activations become so many 32-bit words together.
+    fn units(self, k: usize) -> (usize, usize) {
+        match self {
+            Self::Codes => (1, rounded_len(k)),
+            // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
+            Self::Bf16 => (1, k.div_ceil(2).next_multiple_of(16) + 16),
+            Self::Panels(panels) => (panels.rows(), panels.group_len(k)),
+        }
+    }
+
+    /// Prepares the rows of one unit.
+    fn prepare(self, isa: Isa, rows: Mat<'_>, words: &mut [f32]) {
+        match self {
+            Self::Codes => round_activations(isa, rows.row(0), words),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => round_row(isa, rows.row(0), words),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bf16 => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+            Self::Panels(panels) => panels.pack(rows, words),
+        }
+    }
+}
+
+/// Prepared activations, for every matrix whose kernel does not read it where it lies. It keeps its memory.
+#[derive(Default)]
+pub(super) struct Activations {
+    words: Vec<f32>,
+    /// Whose they are, what they are, and where they lie.
+    places: Vec<([usize; 4], To, Range<usize>)>,
+}
+
+impl Activations {
+    /// Prepares the activations of those of `products` that need it; a matrix that several of them share, once.
+    pub(super) fn prepare<'a>(&mut self, crew: &Crew<'_>, products: impl Iterator<Item = &'a Product<'a>>) {
+        self.places.clear();
+        let (isa, mut start) = (crew.isa(), 0);
+        for product in products {
+            let (a, Some(to)) = (product.a, To::of(isa, product)) else { continue };
+            if self.places.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
+                continue;
+            }
+            let (rows, words) = to.units(a.cols());
+            let units = a.rows().div_ceil(rows);
+            let place = start..start + units * words;
+            start = place.end;
+            if self.words.len() < start {
+                self.words.resize(start, 0.0);
+            }
+            self.places.push((a.key(), to, place.clone()));
+            if place.is_empty() {
+                continue;
+            }
+            let work = |mut tile: Tile<'_>| {
+                for unit in tile.rows() {
+                    let rows = unit * rows..a.rows().min((unit + 1) * rows);
+                    to.prepare(isa, a.slice_rows(rows), tile.row_mut(unit));
+                }
+            };
+            let parts = if a.rows() * a.cols() < ALONE { 1 } else { 4 * crew.threads() };
+            let out = MatMut::new(&mut self.words[place], words);
+            crew.run(&mut [Tiles::new(out, units.div_ceil(parts), words, &work)]);
+        }
+    }
+
+    /// What became of `a`.
+    ///
+    /// # Panics
+    /// If it was not among the products.
+    fn words(&self, a: Mat<'_>, to: To) -> &[f32] {
+        let found = self.places.iter().find(|&&(key, other, _)| (key, other) == (a.key(), to));
+        let (_, _, place) = found.unwrap_or_else(|| panic!("{a:?} was not prepared"));
+        &self.words[place.clone()]
+    }
+
+    /// The codes of `a`.
+    pub(super) fn codes(&self, a: Mat<'_>) -> Rounded<'_> {
+        Rounded::new(self.words(a, To::Codes), a.cols())
+    }
+
+    /// `a` in pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
+        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
+    }
+
+    /// `a` packed.
+    pub(super) fn packed(&self, a: Mat<'_>, panels: Panels) -> Packed<'_> {
+        Packed { groups: self.words(a, To::Panels(panels)), k: a.cols() }
+    }
+}
