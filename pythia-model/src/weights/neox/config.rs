@@ -43,7 +43,7 @@ impl NeoxFolder {
     }
 
     fn shapes(&self) -> Result<Shapes> {
-        let Extent { layers, ranks, .. } = self.extent()?;
+        let Extent { layers, ranks } = self.extent()?;
         let (embedding, layer) = (self.layer(0, 0)?, self.layer(2, 0)?);
         let (dtype, [rows, hidden_size]) = matrix(&embedding, WORD_EMBEDDINGS)?;
         let (_, [neurons, _]) = matrix(&layer, "mlp.dense_h_to_4h.weight")?;
@@ -151,4 +151,52 @@ fn matrix(file: &TensorFile, name: &str) -> Result<(DType, [usize; 2])> {
     let (dtype, shape) = file.info(name)?.ok_or_else(|| fail("missing".to_owned()))?;
     let shape = shape.try_into().map_err(|_| fail(format!("expected a matrix, found {shape:?}")))?;
     Ok((dtype, shape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Size;
+    use std::fs;
+    use std::path::Path;
+
+    fn shapes(size: &Size) -> Shapes {
+        let config = size.config();
+        Shapes {
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            num_hidden_layers: config.num_hidden_layers,
+            intermediate_size: config.intermediate_size,
+            attention_bias: true,
+            dtype: DType::F16,
+        }
+    }
+
+    #[test]
+    fn the_settings_of_pythias_trainings_give_the_published_configs() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/pythia/configs");
+        let Ok(entries) = fs::read_dir(&dir) else {
+            eprintln!("notice: {} is absent, so this test checks nothing", dir.display());
+            return;
+        };
+        let (mut read, to) = (0, tempfile::tempdir().unwrap());
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let size = Size::named(name.trim_start_matches("pythia-").trim_end_matches("-deduped")).unwrap();
+            fs::write(to.path().join("a.yml"), fs::read(&path).unwrap()).unwrap();
+            let settings = Settings::read(to.path()).unwrap().unwrap();
+            assert_eq!(shapes(size).with(&settings).unwrap(), size.config(), "{name}");
+            read += 1;
+        }
+        assert_eq!(read, 18);
+    }
+
+    #[test]
+    fn shapes_of_a_published_size_are_recognised() {
+        let message = shapes(Size::named("1b").unwrap()).no_settings();
+        assert!(
+            message.contains("put its config.json (the shapes are those of EleutherAI/pythia-1b) here"),
+            "{message}"
+        );
+    }
 }

@@ -11,6 +11,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Far beyond any training.
+const MAX_NUMBER: usize = 1 << 16;
+
 /// A folder of layer files, as the training code writes it at a step.
 pub(crate) struct NeoxFolder {
     /// `.../global_stepN`.
@@ -19,14 +22,12 @@ pub(crate) struct NeoxFolder {
     files: BTreeSet<(usize, usize)>,
 }
 
-/// Every file that a checkpoint ought to have.
+/// How many layer files a checkpoint ought to have.
 pub(super) struct Extent {
     /// Transformer layers.
     pub(super) layers: usize,
     /// Ranks of model parallelism.
     pub(super) ranks: usize,
-    /// Whether there is an unembedding of its own.
-    pub(super) unembedding: bool,
 }
 
 /// The files of a checkpoint, and where in them each tensor of the model is.
@@ -89,8 +90,10 @@ impl NeoxFolder {
 
     /// A file that belongs to the model, in the folder of the step or in the one that holds those of all steps.
     pub(crate) fn beside(&self, name: &str) -> Option<PathBuf> {
-        let dirs = [Some(&*self.dir), self.dir.parent()];
-        dirs.into_iter().flatten().map(|dir| dir.join(name)).find(|path| path.exists())
+        // `.` and `..` say nothing of what is above.
+        let above = self.dir.file_name().and_then(|_| self.dir.parent().map(Path::to_owned));
+        let dirs = [self.dir.clone(), above.unwrap_or_else(|| self.dir.join(".."))];
+        dirs.into_iter().map(|dir| dir.join(name)).find(|path| path.exists())
     }
 
     /// Opens every layer file of a model of this config.
@@ -98,36 +101,38 @@ impl NeoxFolder {
     /// # Errors
     /// If a file is missing, damaged, or one too many; if it has a tensor that no GPT-NeoX of transformers' has.
     pub(in crate::weights) fn open(&self, config: &Config) -> Result<Contents> {
-        let Extent { layers, ranks, unembedding } = self.extent()?;
-        let heads = config.num_attention_heads;
-        if !heads.is_multiple_of(ranks) {
-            let message = format!(
-                "`num_attention_heads` {heads} is not a multiple of the {ranks} ranks that have files: some are missing"
-            );
-            return Err(Error::file(&self.dir, message));
-        }
-        if config.tie_word_embeddings && unembedding {
-            let message =
-                "config contradicts weights: `tie_word_embeddings` is true, but this is an unembedding";
-            return Err(Error::file(self.path(layers + 4, 0), message));
-        }
-        let expected: Vec<_> = Layer::all(layers, config.tie_word_embeddings).collect();
-        let known: BTreeSet<_> = expected.iter().map(|(number, _)| number).collect();
-        if let Some(&(number, rank)) = self.files.iter().find(|(number, _)| !known.contains(number)) {
-            let message = format!("unexpected: of {layers} layers, none with weights has this number");
-            return Err(Error::file(self.path(number, rank), message));
-        }
+        let Extent { layers, ranks } = self.extent()?;
         let (mut files, mut places) = (Vec::new(), HashMap::new());
-        for (number, layer) in expected {
+        for (number, layer) in Layer::all(layers, config.tie_word_embeddings) {
             let range = files.len()..files.len() + ranks;
             for rank in 0..ranks {
-                files.push(self.layer(number, rank)?);
-            }
-            for file in files.get(range.clone()).unwrap_or_default() {
-                place(file, layer, &range, config.use_parallel_residual, &mut places)?;
+                let file = self.layer(number, rank)?;
+                place(&file, layer, &range, config.use_parallel_residual, &mut places)?;
+                files.push(file);
             }
         }
+        let heads = config.num_attention_heads;
+        if !heads.is_multiple_of(ranks) {
+            let message =
+                format!("the layer files are of {ranks} ranks, which cannot share {heads} heads evenly");
+            return Err(Error::file(&self.dir, message));
+        }
+        self.refuse_others(layers, config.tie_word_embeddings)?;
         Ok((files, places))
+    }
+
+    /// Refuses files of layers that the model does not have.
+    fn refuse_others(&self, layers: usize, tied: bool) -> Result<()> {
+        let known: BTreeSet<_> = Layer::all(layers, tied).map(|(number, _)| number).collect();
+        let Some(&(number, rank)) = self.files.iter().find(|(number, _)| !known.contains(number)) else {
+            return Ok(());
+        };
+        let message = if number == layers + 4 {
+            "config contradicts weights: `tie_word_embeddings` is true, but this is an unembedding".to_owned()
+        } else {
+            format!("unexpected: with {layers} layers, there are no weights in the one of this number")
+        };
+        Err(Error::file(self.path(number, rank), message))
     }
 
     /// What the names of the files, and what is in the last of them, say of the model.
@@ -143,7 +148,7 @@ impl NeoxFolder {
             );
             Error::file(file.path(), message)
         })?;
-        Ok(Extent { layers, ranks, unembedding })
+        Ok(Extent { layers, ranks })
     }
 
     /// Opens a layer file.
@@ -163,7 +168,7 @@ impl NeoxFolder {
     }
 
     fn ranks(&self) -> usize {
-        self.files.iter().map(|&(_, rank)| rank.saturating_add(1)).max().unwrap_or(0)
+        self.files.iter().map(|&(_, rank)| rank + 1).max().unwrap_or(0)
     }
 
     fn path(&self, number: usize, rank: usize) -> PathBuf {
@@ -206,7 +211,7 @@ fn name(number: usize, rank: usize) -> String {
 fn numbers(file: &str) -> Option<(usize, usize)> {
     let (number, rank) =
         file.strip_prefix("layer_")?.strip_suffix("-model_states.pt")?.split_once("-model_")?;
-    let numbers = (number.parse().ok()?, rank.parse().ok()?);
+    let (number, rank) = (number.parse().ok()?, rank.parse().ok()?);
     // Only one spelling of each.
-    (name(numbers.0, numbers.1) == file).then_some(numbers)
+    (name(number, rank) == file && number.max(rank) < MAX_NUMBER).then_some((number, rank))
 }

@@ -185,3 +185,37 @@ fn scalar(word: &str) -> Value {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn outermost_keys_have_values_in_any_style() {
+        let expected = [("a-b", Value::from(1)), ("c", "x".into()), ("d", true.into()), ("d", "y".into())];
+        for text in [
+            r#"{"a-b": 1, "n": {"c": 2, "m": {"d": 3}}, 'c': "x", "d": [[true], "y"]}"#,
+            "# a-b: 2\n{ a-b: 1\n c: x # y\n d: [[true], y]\n}",
+            "---\nnone:\na-b: 1\n\"c\" : 'x'\nd: [[True],\n  y]",
+        ] {
+            assert_eq!(pairs(text).unwrap(), expected, "{text}");
+        }
+        // What follows an object in a list belongs to no key.
+        assert_eq!(pairs("{a: [1, {b: 2}, 3], c: 4}").unwrap(), [("a", 1.into()), ("c", 4.into())]);
+        assert_eq!(
+            pairs(r#""a\\": "b\"c" d: 'e\'"#).unwrap(),
+            [("a\\\\", r#"b\"c"#.into()), ("d", r"e\".into())]
+        );
+    }
+
+    proptest! {
+        /// No text makes this panic, or go on for ever.
+        #[test]
+        fn any_text_is_settings_or_an_error(text in "[a-b\"'{}\\[\\]:,#\\\\ \n-]{0,40}|\\PC{0,20}") {
+            if let Err(message) = pairs(&text) {
+                prop_assert!(message.starts_with("a bracket is") || message == "a quote is not closed", "{}", message);
+            }
+        }
+    }
+}
