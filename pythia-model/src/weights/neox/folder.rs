@@ -4,7 +4,7 @@ use super::names::{FINAL_LINEAR, Layer, NORM};
 use super::parts::Parts;
 use crate::weights::file::{TensorFile, shown};
 use crate::weights::folder::{has_usual_weights, is_plain};
-use crate::weights::layout::is_buffer;
+use crate::weights::layout::{in_layer, is_buffer};
 use crate::{Config, Error, Result, disk};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -191,7 +191,7 @@ fn place(
             Some((name, split)) => {
                 places.insert(name, Parts { stored: stored.to_owned(), files: files.clone(), split });
             }
-            None if is_buffer(&format!("gpt_neox.layers.0.{stored}")) => (),
+            None if is_buffer(&in_layer(0, stored)) => (),
             None => {
                 let message =
                     "unexpected: transformers' GPT-NeoX has no such tensor, and a model with it is another";

@@ -88,7 +88,11 @@ impl Settings {
 
 /// A value, fit for a line of text.
 pub(super) fn text(value: &Value) -> String {
-    shown(&value.to_string())
+    match value {
+        Value::Null => "absent".to_owned(),
+        Value::String(text) => shown(text),
+        other => other.to_string(),
+    }
 }
 
 /// What a text consists of.
