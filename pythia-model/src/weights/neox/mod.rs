@@ -1,6 +1,6 @@
 //! The checkpoints that the training code, GPT-NeoX, writes itself: the folder `global_stepN` of layer files.
 //!
-//! DeepSpeed's pipeline saves a file for each of its layers and each rank of model parallelism,
+//! `DeepSpeed`'s pipeline saves a file for each of its layers and each rank of model parallelism,
 //! `layer_LL-model_RR-model_states.pt`, a state dict in the format of [`.bin` files](super::pytorch). Layer 0 is the
 //! embedding, those from 2 on are the transformer's, and after a gap come the final norm and the unembedding; 1 and the
 //! gap are functions without weights (gpt-neox, `megatron/model/gpt2_model.py`, `init_specs`). What lies beside them is
