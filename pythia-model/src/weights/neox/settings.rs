@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// As the largest of Pythia's has 3 KB.
+/// Pythia's own have 3 KB.
 const MAX_LENGTH: u64 = 1 << 20;
 
 /// The settings of a training, by their keys with `_` for `-`.
@@ -57,13 +57,13 @@ impl Settings {
     /// # Errors
     /// If the files give it several.
     pub(super) fn get(&self, key: &str) -> Result<&Value> {
-        match self.all(key) {
-            [] => Ok(&Value::Null),
-            [first, others @ ..] if others.iter().all(|other| other == first) => Ok(first),
-            [first, others @ ..] => {
-                let other = others.iter().find(|&other| other != first).unwrap_or(first);
-                Err(self
-                    .error(key, &format!("is {} and {} too: remove the wrong one", text(first), text(other))))
+        let values = self.all(key);
+        let first = values.first().unwrap_or(&Value::Null);
+        match values.iter().find(|&other| other != first) {
+            None => Ok(first),
+            Some(other) => {
+                let message = format!("is {} and {} too: remove the wrong one", text(first), text(other));
+                Err(self.error(key, &message))
             }
         }
     }
