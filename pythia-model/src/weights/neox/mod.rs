@@ -23,7 +23,8 @@
 //! # Memory
 //!
 //! With one rank, nothing is copied: the tensors are mapped. With several, a merged tensor is memory of its own, in the
-//! stored type and made when it is asked for: an open model then holds all its weights. Once converted, it is mapped.
+//! stored type and made when it is asked for: an open model then holds all its weights, beside the pages of the files,
+//! which the system drops when it needs room. A conversion holds one tensor at a time; what it writes is mapped again.
 
 mod config;
 mod folder;
