@@ -8,6 +8,7 @@ mod write;
 pub(crate) use write::torch_name;
 
 use crate::weights::gguf::GgufFile;
+use crate::weights::neox::NeoxFolder;
 use crate::{Error, Result, disk};
 use pythia_tensor::{DType, Gelu};
 use std::path::Path;
@@ -80,14 +81,21 @@ impl Config {
     }
 
     /// The config of the model in a folder, its `config.json`; or of a GGUF file, or of a folder that holds one, which
-    /// say it themselves.
+    /// say it themselves. Of a folder of GPT-NeoX's layer files (see [`Weights::open`](crate::Weights::open)) it is the
+    /// `config.json` in it or in the one above, or else what the tensors' shapes and the training's settings
+    /// (`configs/*.yml` in either) say; as in gpt-neox's own converter, `gelu` is then the erf form, though training with
+    /// `bias-gelu-fusion` computed the tanh form.
     ///
     /// # Errors
-    /// As [`Config::from_file`].
+    /// As [`Config::from_file`]; for layer files, if there is neither, or if settings contradict each other or the shapes.
     pub fn of_model(place: impl AsRef<Path>) -> Result<Self> {
-        match GgufFile::find(place.as_ref())? {
-            Some(gguf) => gguf.config(),
-            None => Self::from_file(place.as_ref().join("config.json")),
+        let place = place.as_ref();
+        if let Some(gguf) = GgufFile::find(place)? {
+            return gguf.config();
+        }
+        match NeoxFolder::find(place)? {
+            Some(neox) => neox.config(),
+            None => Self::from_file(place.join("config.json")),
         }
     }
 

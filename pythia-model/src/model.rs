@@ -35,7 +35,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the model in a folder: `config.json` and the weights beside it. Or a GGUF file, or a folder that holds one.
+    /// Opens the model in a folder: `config.json` and the weights beside it. Or a GGUF file, or a folder that holds one; or a
+    /// checkpoint as the training code writes it.
     ///
     /// # Errors
     /// As [`Config::of_model`] and [`Weights::open`].

@@ -1,6 +1,7 @@
 //! [`Tokenizer`]: a `tokenizer.json` read with Hugging Face's own crate, plus the raw bytes of every token.
 
 use crate::weights::gguf::GgufFile;
+use crate::weights::neox::NeoxFolder;
 use crate::{Error, Result, disk};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -51,7 +52,8 @@ impl Tokenizer {
     }
 
     /// The tokenizer of the model in a folder, its `tokenizer.json`; or of a GGUF file, or of a folder that holds one. The
-    /// file's own tokens come before a `tokenizer.json` beside it. `None` if there is none.
+    /// file's own tokens come before a `tokenizer.json` beside it. For GPT-NeoX's layer files, the `tokenizer.json` may lie
+    /// in the folder above. `None` if there is none.
     ///
     /// # Errors
     /// As [`Tokenizer::from_file`].
@@ -62,6 +64,11 @@ impl Tokenizer {
             && let Some(json) = gguf.tokenizer_json()?
         {
             return Self::from_bytes(gguf.path(), &json).map(Some);
+        }
+        if gguf.is_none()
+            && let Some(neox) = NeoxFolder::find(place)?
+        {
+            return neox.beside("tokenizer.json").map(Self::from_file).transpose();
         }
         let dir = gguf.as_ref().and_then(|gguf| gguf.path().parent()).unwrap_or(place);
         let path = dir.join("tokenizer.json");

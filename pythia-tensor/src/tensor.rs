@@ -106,9 +106,18 @@ impl Tensor {
         if bytes.len() != expected {
             return Err(Error::Length { dtype, shape: shape.to_vec(), expected, found: bytes.len() });
         }
-        let mut lines = Lines::new(expected);
-        lines.bytes_mut(expected).copy_from_slice(bytes);
-        Ok(Self { dtype, shape: shape.to_vec(), bytes: Arc::new(lines), range: 0..expected })
+        Self::filled(dtype, shape, |own| own.copy_from_slice(bytes))
+    }
+
+    /// A tensor over memory of its own, aligned to a cache line, whose bytes `fill` writes; until then they are zeros.
+    ///
+    /// # Errors
+    /// If the number of bytes that shape and dtype need overflows.
+    pub fn filled(dtype: DType, shape: &[usize], fill: impl FnOnce(&mut [u8])) -> Result<Self, Error> {
+        let length = byte_len(dtype, shape)?;
+        let mut lines = Lines::new(length);
+        fill(lines.bytes_mut(length));
+        Ok(Self { dtype, shape: shape.to_vec(), bytes: Arc::new(lines), range: 0..length })
     }
 
     /// A tensor over its own copy of `data`.
@@ -193,6 +202,15 @@ mod tests {
         let t = Tensor::from_slice(&[f16::ONE; 33], &[3, 11]);
         assert_eq!(t.bytes().as_ptr().addr() % 64, 0);
         assert_eq!(t.as_slice::<f16>().unwrap(), [f16::ONE; 33]);
+    }
+
+    #[test]
+    fn filled_tensors_have_the_bytes_written_and_zeros_elsewhere() {
+        let t = Tensor::filled(DType::F16, &[3, 11], |bytes| bytes[64..].fill(1)).unwrap();
+        assert_eq!((t.bytes().as_ptr().addr() % 64, t.len()), (0, 33));
+        assert_eq!(t.bytes(), [[0; 64].as_slice(), &[1, 1]].concat());
+        let huge = Tensor::filled(DType::F16, &[usize::MAX, 2], |_| panic!("no such memory"));
+        assert!(matches!(huge, Err(Error::Overflow { .. })));
     }
 
     #[test]

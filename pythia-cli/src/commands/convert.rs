@@ -20,7 +20,7 @@ use std::time::Instant;
   pythia-cli convert -m 160m ./pythia-160m-bf16 --dtype bf16    a folder for transformers
   pythia-cli convert -m 160m pythia-160m.gguf --dtype q8_0      a file for llama.cpp
 
-Reads whatever other commands read, PyTorch's .bin and GGUF files too. The folder has weights, config and tokenizer; the \
+Reads whatever other commands read: PyTorch's .bin, GGUF and the layer files of GPT-NeoX too. The folder has weights, config and tokenizer; the \
 file has all in one. Tensors that keep their type keep their bits. Either appears whole or not at all. llama.cpp \
 computes GELU in its tanh form, so its numbers differ a little from transformers'.")]
 pub(crate) struct Args {

@@ -2,14 +2,15 @@
 
 use crate::config::torch_name;
 use crate::weights::gguf::GgufFile;
-use crate::weights::layout::{EMBED_OUT, LM_HEAD, layer_of};
-use crate::weights::{Checkpoint, shown};
+use crate::weights::layout::{EMBED_OUT, LM_HEAD};
+use crate::weights::neox::NeoxFolder;
+use crate::weights::{Checkpoint, check_ignored, shown};
 use crate::{Config, Error, Result, TensorFile, Weights, disk};
 use pythia_tensor::{DType, Tensor};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The files beside config and weights that belong to a model in a folder.
 const BESIDE: [&str; 7] = [
@@ -51,42 +52,51 @@ impl Planned {
 
 impl Source {
     /// Opens the model in a folder: its `config.json`, its weights in any format, the files of its tokenizer. Or a GGUF
-    /// file, or a folder that holds one.
+    /// file, or a folder that holds one; or the layer files of GPT-NeoX, whose config its training's settings may give.
     ///
     /// # Errors
-    /// As [`Config::from_file`] and [`Weights::open`]; if a file of the tokenizer cannot be read.
+    /// As [`Config::of_model`] and [`Weights::open`]; if a file of the tokenizer cannot be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         if let Some(gguf) = GgufFile::find(dir)? {
-            return Self::of_gguf(&gguf);
+            let config = gguf.config()?;
+            let checkpoint = Checkpoint::of(TensorFile::open_gguf(gguf.path())?);
+            let tokenizer = gguf.tokenizer_json()?.map(|json| ("tokenizer.json".to_owned(), json));
+            let json = object(gguf.path(), config.to_json().as_bytes())?;
+            return Self::of_parts(config, json, checkpoint, tokenizer.into_iter().collect());
+        }
+        if let Some(neox) = NeoxFolder::find(dir)? {
+            let config = neox.config()?;
+            let checkpoint = Checkpoint::of_layers(&neox, &config)?;
+            let json = match neox.beside("config.json") {
+                Some(path) => object(&path, &disk::read(&path, MAX_BESIDE)?)?,
+                None => object(neox.dir(), config.to_json().as_bytes())?,
+            };
+            return Self::of_parts(config, json, checkpoint, beside(|name| neox.beside(name))?);
         }
         let path = dir.join("config.json");
         let config = Config::from_file(&path)?;
-        let json = disk::read(&path, MAX_BESIDE)?;
+        let json = object(&path, &disk::read(&path, MAX_BESIDE)?)?;
         let ignored = Weights::open(dir, &config)?.ignored;
-        let there = |name: &&str| dir.join(name).exists();
-        let read = |name: &str| Ok((name.to_owned(), disk::read(&dir.join(name), MAX_BESIDE)?));
-        let beside = BESIDE.into_iter().filter(there).map(read).collect::<Result<_>>()?;
-        Ok(Self { config, json: object(&path, &json)?, checkpoint: Checkpoint::open(dir)?, beside, ignored })
+        let beside = beside(|name| Some(dir.join(name)).filter(|path| path.exists()))?;
+        Ok(Self { checkpoint: Checkpoint::open(dir, &config)?, config, json, beside, ignored })
     }
 
-    /// Weights are not unpacked to be looked at: a plan checks their names and shapes.
-    fn of_gguf(gguf: &GgufFile) -> Result<Self> {
-        let (path, config) = (gguf.path(), gguf.config()?);
-        let json = object(path, config.to_json().as_bytes())?;
-        let checkpoint = Checkpoint::of(TensorFile::open_gguf(path)?);
+    /// Weights that have to be unpacked or merged are not looked at beforehand: a plan checks their names and shapes.
+    fn of_parts(
+        config: Config,
+        json: Map<String, Value>,
+        checkpoint: Checkpoint,
+        beside: Vec<(String, Vec<u8>)>,
+    ) -> Result<Self> {
         let known: HashSet<_> = config.tensors().into_iter().map(|(name, _)| name).collect();
         let mut ignored: Vec<_> = checkpoint.names().filter(|name| !known.contains(*name)).collect();
         ignored.sort_unstable();
-        let beyond = |name: &&str| layer_of(name).is_some_and(|layer| layer >= config.num_hidden_layers);
-        if let Some(name) = ignored.iter().copied().find(beyond) {
-            let n = config.num_hidden_layers;
-            let message = format!("the file has this tensor, but says that it has {n} layers");
-            return Err(Error::tensor(path, shown(name), message));
+        for name in &ignored {
+            check_ignored(checkpoint.path(), name, &config)?;
         }
         let ignored = ignored.into_iter().map(str::to_owned).collect();
-        let tokenizer = gguf.tokenizer_json()?.map(|json| ("tokenizer.json".to_owned(), json));
-        Ok(Self { config, json, checkpoint, beside: tokenizer.into_iter().collect(), ignored })
+        Ok(Self { config, json, checkpoint, beside, ignored })
     }
 
     /// A model that is in memory: its `config.json`, its safetensors file, and the files that belong to it. Errors call
@@ -125,11 +135,11 @@ impl Source {
     /// The model's tensors in the order of the forward pass, as they will be written: in `dtype`, or in their own.
     pub(super) fn plan(&self, dtype: Option<DType>) -> Result<Vec<Planned>> {
         let planned = |(name, shape): (String, Vec<usize>)| {
-            let (file, stored) = self.stored(&name)?;
-            let (own, found) = file.info(stored)?.ok_or_else(|| self.missing(&name))?;
+            let stored = self.stored(&name);
+            let (own, found) = self.checkpoint.info(stored)?.ok_or_else(|| self.missing(&name))?;
             if found != shape {
                 let message = format!("config contradicts weights: expected {shape:?}, found {found:?}");
-                return Err(Error::tensor(file.path(), stored, message));
+                return Err(Error::tensor(self.path_of(stored), stored, message));
             }
             Ok(Planned { name, dtype: dtype.unwrap_or(own), shape })
         };
@@ -138,20 +148,18 @@ impl Source {
 
     /// A tensor of the model.
     pub(super) fn tensor(&self, name: &str) -> Result<Tensor> {
-        let (file, stored) = self.stored(name)?;
-        file.tensor(stored)?.ok_or_else(|| self.missing(name))
+        self.checkpoint.tensor(self.stored(name))?.ok_or_else(|| self.missing(name))
     }
 
     /// The file that has a tensor.
     pub(super) fn path_of(&self, name: &str) -> &Path {
-        self.checkpoint.file_of(name).map_or(self.checkpoint.path(), TensorFile::path)
+        self.checkpoint.path_of(self.stored(name))
     }
 
-    /// The file that has a tensor, and what it calls it.
-    fn stored<'a>(&'a self, name: &'a str) -> Result<(&'a TensorFile, &'a str)> {
-        let names = if name == EMBED_OUT { [name, LM_HEAD] } else { [name; 2] };
-        let mut found = names.into_iter().filter_map(|name| Some((self.checkpoint.file_of(name)?, name)));
-        found.next().ok_or_else(|| self.missing(name))
+    /// What the files call a tensor.
+    fn stored<'a>(&self, name: &'a str) -> &'a str {
+        let renamed = name == EMBED_OUT && !self.checkpoint.contains(name);
+        if renamed { LM_HEAD } else { name }
     }
 
     fn missing(&self, name: &str) -> Error {
@@ -178,6 +186,12 @@ impl Source {
 pub(super) fn common(tensors: &[Planned]) -> DType {
     let first = tensors.first().map_or(DType::F32, |tensor| tensor.dtype);
     if tensors.iter().all(|tensor| tensor.dtype == first) { first } else { DType::F32 }
+}
+
+/// The content of the files that belong to a model, where `find` finds them.
+fn beside(find: impl Fn(&str) -> Option<PathBuf>) -> Result<Vec<(String, Vec<u8>)>> {
+    let there = BESIDE.into_iter().filter_map(|name| Some((name, find(name)?)));
+    there.map(|(name, path)| Ok((name.to_owned(), disk::read(&path, MAX_BESIDE)?))).collect()
 }
 
 fn object(path: &Path, json: &[u8]) -> Result<Map<String, Value>> {

@@ -2,9 +2,10 @@
 
 use super::file::{FileStamp, TensorFile, shown};
 use super::gguf::GgufFile;
+use super::neox::{NeoxFolder, Parts};
 use super::unique::Entries;
-use crate::{Error, Result, disk};
-use pythia_tensor::Tensor;
+use crate::{Config, Error, Result, disk};
+use pythia_tensor::{DType, Tensor};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -26,8 +27,9 @@ const FORMATS: [Format; 2] = [
         open: TensorFile::open_pytorch,
     },
 ];
+
 /// Whether a folder has weights in one of the [`FORMATS`].
-pub(super) fn is_there(dir: &Path) -> bool {
+pub(super) fn has_usual_weights(dir: &Path) -> bool {
     let names = FORMATS.iter().flat_map(|format| [format.single, format.index]);
     names.into_iter().any(|name| dir.join(name).symlink_metadata().is_ok())
 }
@@ -40,13 +42,21 @@ pub(crate) struct Checkpoint {
     /// The file that says which tensors there are: the only one, or the index.
     path: PathBuf,
     files: Vec<TensorFile>,
-    /// Which of the files has a tensor.
-    places: HashMap<String, usize>,
+    places: HashMap<String, Place>,
+}
+
+/// Where a tensor is.
+enum Place {
+    /// In the file of this number, under its own name.
+    Whole(usize),
+    /// In several files, or under another name.
+    Parts(Parts),
 }
 
 impl Checkpoint {
-    /// Opens what a model's folder has: one file, or else an index and its shards.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    /// Opens what a model's folder has: one file, or else an index and its shards, or the files of layers. How the latter
+    /// are merged depends on the config.
+    pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self> {
         let exists = |name: &str| dir.join(name).symlink_metadata().is_ok();
         for format in &FORMATS {
             if exists(format.single) {
@@ -59,19 +69,30 @@ impl Checkpoint {
         if let Some(gguf) = GgufFile::find(dir)? {
             return Ok(Self::of(TensorFile::open_gguf(gguf.path())?));
         }
+        if let Some(neox) = NeoxFolder::find(dir)? {
+            return Self::of_layers(&neox, config);
+        }
         std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
         let [first, second] = FORMATS.map(|format| format.single);
         Err(Error::file(
             dir,
             format!(
-                "no weights in this folder: expected {first} or {second}, the .index.json of one and its shards, or a .gguf file"
+                "no weights in this folder: expected {first} or {second}, the .index.json of one and its shards, a .gguf \
+                 file, or the layer files of GPT-NeoX"
             ),
         ))
     }
 
     pub(crate) fn of(file: TensorFile) -> Self {
-        let places = file.names().map(|name| (name.to_owned(), 0)).collect();
+        let places = file.names().map(|name| (name.to_owned(), Place::Whole(0))).collect();
         Self { path: file.path().to_owned(), files: vec![file], places }
+    }
+
+    /// The layer files that the training code writes.
+    pub(crate) fn of_layers(neox: &NeoxFolder, config: &Config) -> Result<Self> {
+        let (files, parts) = neox.open(config)?;
+        let places = parts.into_iter().map(|(name, parts)| (name, Place::Parts(parts))).collect();
+        Ok(Self { path: neox.dir().to_owned(), files, places })
     }
 
     fn sharded(dir: &Path, format: &Format) -> Result<Self> {
@@ -93,7 +114,7 @@ impl Checkpoint {
         for (place, file) in files.iter().enumerate() {
             // What the index does not know is a stray unless another shard is said to have it.
             for name in file.names().filter(|&name| !map.contains_key(name)) {
-                places.insert(name.to_owned(), place);
+                places.insert(name.to_owned(), Place::Whole(place));
             }
         }
         for (tensor, shard) in map {
@@ -104,12 +125,12 @@ impl Checkpoint {
                 let message = format!("the index says it is in {shard}, which does not have it");
                 return Err(Error::tensor(path, shown(&tensor), message));
             }
-            places.insert(tensor, place);
+            places.insert(tensor, Place::Whole(place));
         }
         Ok(Self { path, files, places })
     }
 
-    /// The file that says which tensors there are.
+    /// The file, or the folder, that says which tensors there are.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -124,17 +145,52 @@ impl Checkpoint {
         self.places.keys().map(String::as_str)
     }
 
-    /// The file that has a tensor.
-    pub(crate) fn file_of(&self, name: &str) -> Option<&TensorFile> {
-        self.places.get(name).and_then(|&place| self.files.get(place))
+    /// Whether there is a tensor `name`.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// The file that has a tensor, or the first that has a part of it; where there is none, [`Checkpoint::path`].
+    pub(crate) fn path_of(&self, name: &str) -> &Path {
+        self.places.get(name).map_or(&self.path, |place| self.path_at(place))
+    }
+
+    fn path_at(&self, place: &Place) -> &Path {
+        let file = match place {
+            Place::Whole(file) => self.files.get(*file),
+            Place::Parts(parts) => parts.first(&self.files),
+        };
+        file.map_or(&self.path, TensorFile::path)
+    }
+
+    /// The type and the shape of the tensor `name`, or `None` if there is none.
+    pub(crate) fn info(&self, name: &str) -> Result<Option<(DType, Vec<usize>)>> {
+        match self.places.get(name) {
+            Some(Place::Whole(file)) => {
+                let info = self.files.get(*file).map(|file| file.info(name)).transpose()?.flatten();
+                Ok(info.map(|(dtype, shape)| (dtype, shape.to_vec())))
+            }
+            Some(Place::Parts(parts)) => parts.info(&self.files),
+            None => Ok(None),
+        }
+    }
+
+    /// The tensor `name`, or `None` if there is none.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        self.places.get(name).map(|place| self.at(name, place)).transpose().map(Option::flatten)
+    }
+
+    fn at(&self, name: &str, place: &Place) -> Result<Option<Tensor>> {
+        match place {
+            Place::Whole(file) => self.files.get(*file).map_or(Ok(None), |file| file.tensor(name)),
+            Place::Parts(parts) => parts.tensor(&self.files),
+        }
     }
 
     /// Takes a tensor out, with the path of its file.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<(&Path, Tensor)>> {
-        let Some(file) = self.places.remove(name).and_then(|place| self.files.get(place)) else {
-            return Ok(None);
-        };
-        Ok(file.tensor(name)?.map(|tensor| (file.path(), tensor)))
+        let Some(place) = self.places.remove(name) else { return Ok(None) };
+        Ok(self.at(name, &place)?.map(|tensor| (self.path_at(&place), tensor)))
     }
 
     /// The names of the tensors that have not been taken, sorted.
@@ -147,10 +203,7 @@ impl Checkpoint {
 
 /// The path of a shard that an index names, which must lie in the same folder.
 fn shard(dir: &Path, index: &Path, name: &str) -> Result<PathBuf> {
-    let mut parts = Path::new(name).components();
-    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
-    // A backslash separates folders only on Windows; no shard has one anywhere.
-    if !plain || name.contains(['\\', '\0']) {
+    if !is_plain(name) {
         let message =
             format!("the shard `{}` is not a plain file name: folders are not allowed", shown(name));
         return Err(Error::file(index, message));
@@ -161,4 +214,12 @@ fn shard(dir: &Path, index: &Path, name: &str) -> Result<PathBuf> {
         return Err(Error::file(index, message));
     }
     Ok(path)
+}
+
+/// Whether a name is one of something that lies in the same folder.
+pub(super) fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
+    // A backslash separates folders only on Windows; no file of a model has one anywhere.
+    plain && !name.contains(['\\', '\0'])
 }

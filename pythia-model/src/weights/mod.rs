@@ -4,6 +4,7 @@ mod file;
 mod folder;
 pub(crate) mod gguf;
 pub(crate) mod layout;
+pub(crate) mod neox;
 mod pytorch;
 pub(crate) mod safetensors;
 #[cfg(test)]
@@ -19,8 +20,9 @@ use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEA
 use pythia_tensor::{Quantized, Tensor};
 use std::path::Path;
 
-/// The weights of a model. Matrices stay in the file's memory and type; vectors, less than a thousandth of the
-/// whole, are widened to `f32` on opening. Whether the numbers are finite is not checked.
+/// The weights of a model. Matrices stay in the file's memory and type (those that several files share, as the training
+/// code writes them, are merged in memory of their own); vectors, less than a thousandth of the whole, are widened to
+/// `f32` on opening. Whether the numbers are finite is not checked.
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// The embedding, `[V, C]`.
@@ -83,11 +85,16 @@ impl Weights {
     /// only one in it. The files are mapped, so this takes
     /// milliseconds at any size, and must not be changed in place meanwhile (see [`TensorFile`]).
     ///
+    /// Or the layer files that GPT-NeoX writes in training, `layer_LL-model_RR-model_states.pt`, in `dir` or in the folder
+    /// that a file `latest` in `dir` names. What several ranks of model parallelism share is merged: parts of matrices are
+    /// joined, in memory of their own; norms are averaged; the biases of `attention.dense` and `mlp.dense_4h_to_h` are
+    /// added up if the residual is parallel, else averaged; both in `f64`, rounded to the stored type.
+    ///
     /// # Errors
     /// If there are no weights; if a file is damaged or contradicts itself; if a tensor is
     /// missing or has another shape or type than the config asks for. The text names the file and the tensor.
     pub fn open(dir: impl AsRef<Path>, config: &Config) -> Result<Self> {
-        read(Checkpoint::open(dir.as_ref())?, config)
+        read(Checkpoint::open(dir.as_ref(), config)?, config)
     }
 
     /// Opens a safetensors file that is in memory, for instance one embedded in the program; `name` is what errors
@@ -245,22 +252,24 @@ impl Reader<'_> {
         let mut ignored = checkpoint.rest();
         ignored.retain(|name| !layout::is_buffer(name));
         for name in &ignored {
-            let contradiction = match layout::layer_of(name) {
-                Some(layer) if layer >= config.num_hidden_layers => {
-                    format!("`num_hidden_layers` is {}", config.num_hidden_layers)
-                }
-                // The only tensors of a layer that a config can do without.
-                Some(layer)
-                    if config.linears().iter().any(|m| in_layer(layer, m.name) + ".bias" == *name) =>
-                {
-                    "`attention_bias` is false".to_owned()
-                }
-                _ => continue,
-            };
-            let message =
-                format!("config contradicts weights: {contradiction}, but the file has this tensor");
-            return Err(Error::tensor(path, shown(name), message));
+            check_ignored(&path, name, config)?;
         }
         Ok(ignored)
     }
+}
+
+/// Refuses to ignore what a GPT-NeoX of another config would use.
+pub(crate) fn check_ignored(path: &Path, name: &str, config: &Config) -> Result<()> {
+    let contradiction = match layout::layer_of(name) {
+        Some(layer) if layer >= config.num_hidden_layers => {
+            format!("`num_hidden_layers` is {}", config.num_hidden_layers)
+        }
+        // The only tensors of a layer that a config can do without.
+        Some(layer) if config.linears().iter().any(|m| in_layer(layer, m.name) + ".bias" == *name) => {
+            "`attention_bias` is false".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    let message = format!("config contradicts weights: {contradiction}, but the file has this tensor");
+    Err(Error::tensor(path, shown(name), message))
 }

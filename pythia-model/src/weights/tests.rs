@@ -2,6 +2,7 @@ mod archives;
 mod folders;
 mod gguf;
 mod headers;
+mod neox;
 mod pickles;
 mod pytorch_files;
 mod torch_save;

@@ -1,7 +1,7 @@
 //! [`GgufFile`]: what a file says of its model beside the weights.
 
 use super::header::{Header, Value};
-use crate::weights::folder::is_there;
+use crate::weights::folder::has_usual_weights;
 use crate::{Config, Error, Result, disk};
 use serde_json::{Map, json};
 use std::fs;
@@ -28,7 +28,7 @@ impl GgufFile {
             return Self::open(place).map(Some);
         }
         let Ok(entries) = fs::read_dir(place) else { return Ok(None) };
-        if is_there(place) {
+        if has_usual_weights(place) {
             return Ok(None);
         }
         let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|p| is_gguf(p)).collect();

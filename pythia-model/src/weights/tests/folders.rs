@@ -14,7 +14,7 @@ fn folders_without_usable_weights_say_what_is_wrong() {
     has(
         &[],
         "no weights in this folder: expected model.safetensors or pytorch_model.bin, the .index.json of one and its \
-         shards, or a .gguf file",
+         shards, a .gguf file, or the layer files of GPT-NeoX",
     );
     has(
         &[("pytorch_model.bin", b"PK")],

@@ -76,7 +76,7 @@ fn same(a: &Weights, b: &Weights) -> bool {
 }
 
 /// How many of the matrices lie in the mapped files.
-fn mapped(weights: &Weights) -> usize {
+pub(super) fn mapped(weights: &Weights) -> usize {
     let in_a_file = |bytes: &[u8]| weights.files.iter().any(|file| file.offset(bytes).is_some());
     weights.matrices().filter(|(_, matrix)| in_a_file(matrix.bytes())).count()
 }
