@@ -6,6 +6,7 @@ mod beam;
 mod cache;
 mod config;
 pub mod convert;
+pub mod diff;
 mod disk;
 mod error;
 mod generate;

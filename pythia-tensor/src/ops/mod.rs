@@ -4,10 +4,12 @@
 //! matmul. Wrong shapes are bugs of the caller and panic.
 
 mod attention;
+mod difference;
 mod matmul;
 mod quantized;
 mod rows;
 
 pub use attention::{append, append_and_attend, attention, attention_mix, attention_scores};
+pub use difference::{differences, divergence};
 pub use matmul::{Product, Then, Weight, matmul, matmuls};
 pub use rows::{embedding, gelu, layer_norm, log_softmax, log_sum_exp, softmax};
