@@ -11,4 +11,4 @@ mod weights;
 
 pub use crate::quantized::Progress;
 pub use predictions::{Hidden, Predictions, predictions};
-pub use weights::{Largest, Part, TensorDifference, Uneven, WeightsDifference, weights};
+pub use weights::{Largest, Part, TensorDifference, Uneven, WeightsDifference, most_changed, weights};

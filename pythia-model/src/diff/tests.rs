@@ -1,4 +1,3 @@
-use super::weights::most_changed;
 use super::*;
 use crate::{Model, SIZES, Sequence, Size, Workspace, score, synth};
 use pythia_tensor::{Crew, Difference, Team};

@@ -91,7 +91,7 @@ impl WeightsDifference {
 }
 
 /// The places of the `n` largest relative distances that are numbers, the largest first, the first among equals.
-pub(super) fn most_changed<'a>(all: impl Iterator<Item = &'a Difference>, n: usize) -> Vec<usize> {
+pub fn most_changed<'a>(all: impl Iterator<Item = &'a Difference>, n: usize) -> Vec<usize> {
     let relative = all.map(Difference::relative).enumerate();
     let mut order: Vec<_> = relative.filter(|(_, relative)| relative.is_finite()).collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
