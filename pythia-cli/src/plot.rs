@@ -1,6 +1,10 @@
-//! Lines over the steps of a training, as SVG.
+//! Values over the steps of a training, as SVG.
 
-use std::fmt::Write as _;
+mod heat;
+mod lines;
+
+pub(crate) use heat::Heat;
+pub(crate) use lines::{Lines, Series};
 
 /// Panels one above the other that share an axis of steps.
 #[derive(Debug)]
@@ -9,33 +13,23 @@ pub(crate) struct Plot {
     pub(crate) panels: Vec<Panel>,
 }
 
-/// What one axis of values measures.
+/// One of them.
 #[derive(Debug)]
-pub(crate) struct Panel {
-    pub(crate) title: String,
-    pub(crate) series: Vec<Series>,
-}
-
-/// One line. Values that are not numbers leave a gap.
-#[derive(Debug)]
-pub(crate) struct Series {
-    pub(crate) name: String,
-    /// Steps, rising, and values.
-    pub(crate) points: Vec<(u64, f64)>,
+pub(crate) enum Panel {
+    /// Values as lines.
+    Lines(Lines),
+    /// Values as colours.
+    Heat(Heat),
 }
 
 const WIDTH: f64 = 900.0;
-/// Of a panel's axes, and of what lies above each for its title and legend.
-const HEIGHT: f64 = 230.0;
+/// Above each panel, for its title and legend.
 const ABOVE: f64 = 52.0;
-const LEFT: f64 = 74.0;
+const LEFT: f64 = 84.0;
 const RIGHT: f64 = 28.0;
 /// Above the first panel and below the last.
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 58.0;
-
-/// Lines' colours, which also those who see no red or no green tell apart (Okabe and Ito 2008), and dashes, for print.
-const LOOKS: [(&str, &str); 3] = [("#0072b2", "none"), ("#d55e00", "7 3"), ("#007a5a", "2 3")];
 
 /// A logarithmic axis from `low` to `high`, both above 0.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +81,29 @@ impl Steps {
         Self { axis: Axis { low, high, from, to: WIDTH - RIGHT - 14.0 }, zero }
     }
 
+    /// Places with names: 0 and the powers of ten.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let zero = self.zero.map(|x| (x, "0".to_owned()));
+        let ticks = self.axis.ticks().into_iter().map(|tick| (self.axis.place(tick), count(tick)));
+        zero.into_iter().chain(ticks).collect()
+    }
+
+    /// The names of the ticks and of the axis, below the last panel.
+    fn name(&self, svg: &mut String, foot: f64) {
+        for (x, name) in self.ticks() {
+            let y = foot + 19.0;
+            put(
+                svg,
+                &format!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#555\">{name}</text>"),
+            );
+        }
+        let (x, y) = (f64::midpoint(LEFT, WIDTH - RIGHT), foot + 42.0);
+        put(
+            svg,
+            &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">training step (logarithmic)</text>"),
+        );
+    }
+
     fn place(&self, step: u64) -> f64 {
         match self.zero {
             Some(zero) if step == 0 => zero,
@@ -96,9 +113,10 @@ impl Steps {
 }
 
 impl Plot {
-    /// The plot as an SVG document. A value of 0, which a logarithmic axis lacks, is a hollow point at its foot.
+    /// The plot as an SVG document.
     pub(crate) fn svg(&self) -> String {
-        let height = TOP + self.panels.len() as f64 * (ABOVE + HEIGHT) + BOTTOM;
+        let panels = self.panels.iter().map(|panel| ABOVE + panel.height()).sum::<f64>();
+        let height = TOP + panels + BOTTOM;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
              font-family=\"system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
@@ -107,112 +125,63 @@ impl Plot {
             title = escaped(&self.title)
         );
         let steps = Steps::of(&self.panels);
-        for (i, panel) in self.panels.iter().enumerate() {
-            let top = TOP + i as f64 * (ABOVE + HEIGHT) + ABOVE;
-            panel.draw(&mut svg, &steps, top, i + 1 == self.panels.len());
+        let mut top = TOP;
+        for panel in &self.panels {
+            top += ABOVE;
+            panel.draw(&mut svg, &steps, top);
+            top += panel.height();
         }
+        steps.name(&mut svg, top);
         svg.push_str("</svg>\n");
         svg
     }
 }
 
 impl Panel {
-    fn draw(&self, svg: &mut String, steps: &Steps, top: f64, last: bool) {
-        let (foot, right) = (top + HEIGHT, WIDTH - RIGHT);
-        let values = self.axis(top);
-        let mut put = |element: String| {
-            svg.push_str(&element);
-            svg.push('\n');
+    fn height(&self) -> f64 {
+        match self {
+            Self::Lines(_) => Lines::HEIGHT,
+            Self::Heat(heat) => heat.height(),
+        }
+    }
+
+    fn steps(&self) -> Vec<u64> {
+        match self {
+            Self::Lines(lines) => lines.steps().collect(),
+            Self::Heat(heat) => heat.steps.clone(),
+        }
+    }
+
+    /// Title, content and the lines of both axes, below `top`.
+    fn draw(&self, svg: &mut String, steps: &Steps, top: f64) {
+        let (foot, right, baseline) = (top + self.height(), WIDTH - RIGHT, top - 11.0);
+        let title = match self {
+            Self::Lines(lines) => &lines.title,
+            Self::Heat(heat) => &heat.title,
         };
-        put(format!(
-            "<text x=\"{LEFT}\" y=\"{}\" font-weight=\"600\">{}</text>",
-            top - 11.0,
-            escaped(&self.title)
-        ));
-        for tick in values.ticks() {
-            let y = values.place(tick);
-            put(line([LEFT, y, right, y], "#e3e3e3"));
-            let (x, y) = (LEFT - 8.0, y + 4.0);
-            put(format!(
-                "<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#555\">{}</text>",
-                value(tick)
-            ));
+        put(
+            svg,
+            &format!("<text x=\"{LEFT}\" y=\"{baseline}\" font-weight=\"600\">{}</text>", escaped(title)),
+        );
+        match self {
+            Self::Lines(lines) => lines.draw(svg, steps, top),
+            Self::Heat(heat) => heat.draw(svg, steps, top),
         }
-        let zero = steps.zero.map(|x| (x, "0".to_owned()));
-        let ticks = steps.axis.ticks().into_iter().map(|tick| (steps.axis.place(tick), count(tick)));
-        for (x, name) in zero.into_iter().chain(ticks) {
-            put(line([x, top, x, foot], "#eee"));
-            if last {
-                let y = foot + 19.0;
-                put(format!(
-                    "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#555\">{name}</text>"
-                ));
-            }
-        }
-        put(line([LEFT, foot, right, foot], "#777"));
-        put(line([LEFT, top, LEFT, foot], "#777"));
-        if last {
-            let (x, y) = (f64::midpoint(LEFT, right), foot + 42.0);
-            put(format!(
-                "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">training step (logarithmic)</text>"
-            ));
-        }
-        for (series, look) in self.series.iter().zip(LOOKS.into_iter().cycle()) {
-            put(series.draw(look, steps, &values, foot));
-        }
-        put(self.legend(right, top - 15.0));
-    }
-
-    /// The axis of values, with a little room at either end. What is not above 0 has no place on it.
-    fn axis(&self, top: f64) -> Axis {
-        let values = self.series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
-        let usable = values.filter(|value| value.is_finite() && *value > 0.0);
-        let (low, high) = usable.fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
-        let (low, high) = if high > 0.0 { (low, high) } else { (0.1, 1.0) };
-        // At least a factor of four, so that what hardly changes looks so.
-        let room = (2.0 / (high / low).sqrt()).max(1.15);
-        Axis { low: low / room, high: high * room, from: top + HEIGHT, to: top }
-    }
-
-    /// Names beside their lines' looks, in a row that ends at `right`.
-    fn legend(&self, right: f64, y: f64) -> String {
-        let width = |series: &Series| 38.0 + 7.0 * series.name.chars().count() as f64;
-        let mut x = right - self.series.iter().map(width).sum::<f64>() + 8.0;
-        let mut legend = String::from("<g class=\"legend\">");
-        for (series, (colour, dash)) in self.series.iter().zip(LOOKS.into_iter().cycle()) {
-            let (to, text, baseline) = (x + 22.0, x + 28.0, y + 4.0);
-            let name = escaped(&series.name);
-            let _ = write!(
-                legend,
-                "<line x1=\"{x:.1}\" y1=\"{y}\" x2=\"{to:.1}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>\
-                 <text x=\"{text:.1}\" y=\"{baseline}\">{name}</text>"
-            );
-            x += width(series);
-        }
-        legend + "</g>"
+        put(svg, &line([LEFT, foot, right, foot], "#777"));
+        put(svg, &line([LEFT, top, LEFT, foot], "#777"));
     }
 }
 
-impl Series {
-    /// The line through all points above 0, and a point for each number.
-    fn draw(&self, (colour, dash): (&str, &str), steps: &Steps, values: &Axis, foot: f64) -> String {
-        let (mut path, mut points, mut pen) = (String::new(), String::new(), "M");
-        for &(step, v) in self.points.iter().filter(|point| point.1.is_finite()) {
-            let x = steps.place(step);
-            let (y, fill) = if v > 0.0 { (values.place(v), colour) } else { (foot, "#fff") };
-            let _ = write!(path, "{pen}{x:.1} {y:.1}");
-            pen = "L";
-            let told = escaped(&format!("{}, step {step}: {}", self.name, value(v)));
-            let _ = writeln!(
-                points,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.7\" fill=\"{fill}\" stroke=\"{colour}\"><title>{told}</title></circle>"
-            );
-        }
-        format!(
-            "<g class=\"series\"><path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" \
-             stroke-linejoin=\"round\" stroke-dasharray=\"{dash}\"/>\n{points}</g>"
-        )
-    }
+/// Adds an element.
+fn put(svg: &mut String, element: &str) {
+    svg.push_str(element);
+    svg.push('\n');
+}
+
+/// The name of a tick of the axis of values, whose place is `y`.
+fn name_at(y: f64, name: &str) -> String {
+    let (x, y) = (LEFT - 8.0, y + 4.0);
+    format!("<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#555\">{}</text>", escaped(name))
 }
 
 fn line([x1, y1, x2, y2]: [f64; 4], colour: &str) -> String {
@@ -301,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_zero_or_no_number_has_no_place_on_the_axis() {
         let series = |points: &[(u64, f64)]| Series { name: "s".into(), points: points.to_vec() };
-        let panel = |points| Panel { title: "p".into(), series: vec![series(points)] };
+        let panel = |points| Panel::Lines(Lines { title: "p".into(), series: vec![series(points)] });
         let plot = |points| Plot { title: "t".into(), panels: vec![panel(points)] }.svg();
         let svg = plot(&[(0, 0.0), (1, 0.5), (2, f64::NAN), (4, f64::INFINITY), (8, 0.25)]);
         assert_eq!((svg.matches("<circle").count(), svg.matches("fill=\"#fff\" stroke").count()), (3, 1));
@@ -309,6 +278,25 @@ mod tests {
         for points in [&[][..], &[(0, 0.0)], &[(5, 1.0)], &[(5, f64::NAN)], &[(0, 1e-300), (1, 1e300)]] {
             let svg = plot(points);
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{points:?}: {svg}");
+        }
+    }
+    #[test]
+    fn colours_are_of_what_lies_between_two_steps() {
+        let heat = |values: &[f64]| Heat {
+            title: "h".into(),
+            steps: vec![0, 1, 10],
+            rows: vec![("a".into(), values.to_vec()), ("b".into(), vec![0.1, 0.01])],
+        };
+        let plot = |values| Plot { title: "t".into(), panels: vec![Panel::Heat(heat(values))] }.svg();
+        let svg = plot(&[0.1, 0.0]);
+        assert_eq!(svg.matches("<rect class=\"cell\"").count(), 4);
+        assert!(
+            svg.contains("a, step 1 to step 10: 0<") && svg.contains("b, step 0 to step 1: 0.1<"),
+            "{svg}"
+        );
+        for values in [&[f64::NAN, f64::INFINITY][..], &[0.0, 0.0], &[1e-300, 1e300]] {
+            let svg = plot(values);
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{values:?}: {svg}");
         }
     }
 }

@@ -6,10 +6,11 @@ use crate::hub::Source;
 use crate::interrupt::Writing;
 use crate::model::{Opened, Place};
 use crate::output::{Out, note};
-use crate::plot::{Panel, Plot, Series};
+use crate::plot::{Heat, Lines, Panel, Plot, Series};
 use crate::steps;
 use crate::style::{Paint, Style};
 use anyhow::{Context, Result, bail, ensure};
+use pythia_model::diff::{Predictions, WeightsDifference};
 use pythia_model::{suite, write_whole};
 use pythia_tensor::Team;
 use serde::Serialize;
@@ -188,7 +189,7 @@ fn distance(comparison: &Comparison) -> Option<f64> {
 }
 
 fn divergence(comparison: &Comparison) -> Option<f64> {
-    comparison.predictions.as_ref().map(pythia_model::diff::Predictions::mean)
+    comparison.predictions.as_ref().map(Predictions::mean)
 }
 
 /// What is drawn.
@@ -197,10 +198,22 @@ struct Rows {
     /// From the checkpoint before, the first and the last.
     distances: [Vec<(u64, f64)>; 3],
     divergences: [Vec<(u64, f64)>; 3],
+    steps: Vec<u64>,
+    /// Embedding, layers and unembedding: for each step but the first, the distance from the one before.
+    parts: Vec<(String, Vec<f64>)>,
 }
 
 impl Rows {
     fn keep(&mut self, moved: &Moved) {
+        self.steps.push(moved.step);
+        if let Some(weights) = moved.previous.as_ref().and_then(|previous| previous.weights.as_ref()) {
+            for (name, distance) in parts(weights) {
+                match self.parts.iter_mut().find(|part| part.0 == name) {
+                    Some((_, values)) => values.push(distance),
+                    None => self.parts.push((name, vec![distance])),
+                }
+            }
+        }
         let from = [moved.previous.as_ref(), Some(&moved.first), Some(&moved.last)];
         for (place, comparison) in from.into_iter().enumerate() {
             self.distances[place].extend(comparison.and_then(distance).map(|d| (moved.step, d)));
@@ -214,7 +227,7 @@ impl Rows {
         let panel = |title: &str, lines: [Vec<(u64, f64)>; 3]| {
             let series =
                 names.iter().zip(lines).map(|(name, points)| Series { name: name.clone(), points }).collect();
-            Panel { title: title.to_owned(), series }
+            Panel::Lines(Lines { title: title.to_owned(), series })
         };
         let mut panels = Vec::new();
         if !self.distances[1].is_empty() {
@@ -223,6 +236,21 @@ impl Rows {
         if !self.divergences[1].is_empty() {
             panels.push(panel("Divergence of the next token, KL in nats", self.divergences));
         }
+        if !self.parts.is_empty() {
+            let title = "Relative distance from the step before, by layer".to_owned();
+            panels.push(Panel::Heat(Heat { title, steps: self.steps, rows: self.parts }));
+        }
         Plot { title: model.to_owned(), panels }
     }
+}
+
+/// The relative distances of embedding, layers and unembedding.
+fn parts(weights: &WeightsDifference) -> Vec<(String, f64)> {
+    let kinds = weights.kinds();
+    let table = |part: &str| {
+        let found = kinds.iter().find(|(kind, _)| kind.ends_with(&format!("{part}.weight")));
+        found.map(|(_, difference)| (part.to_owned(), difference.relative()))
+    };
+    let layers = weights.layers().into_iter().map(|(layer, d)| (format!("layer {layer}"), d.relative()));
+    table("embed_in").into_iter().chain(layers).chain(table("embed_out")).collect()
 }
