@@ -166,7 +166,7 @@ fn wrong_command_lines_are_named() {
     for (args, says) in [
         (&["diff", "71m", "70m"][..], "`71m` is not a model"),
         (&["diff", "70m@step3", "70m"], "nearest are step2 and step4"),
-        (&["diff", "70m@step1", "70m", "--offline"], "step1"),
+        (&["diff", "70m@step512", "70m", "--offline"], "step512"),
         (&["diff", path(&folder), "./nowhere"], "there is no such folder"),
         (
             &["diff", path(&folder), path(&folder), "--revision", "main"],

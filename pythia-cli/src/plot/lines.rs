@@ -82,8 +82,10 @@ impl Series {
         for &(step, v) in self.points.iter().filter(|point| point.1.is_finite()) {
             let x = steps.place(step);
             let (y, fill) = if v > 0.0 { (values.place(v), colour) } else { (foot, "#fff") };
-            let _ = write!(path, "{pen}{x:.1} {y:.1}");
-            pen = "L";
+            if v > 0.0 {
+                let _ = write!(path, "{pen}{x:.1} {y:.1}");
+                pen = "L";
+            }
             let told = escaped(&format!("{}, step {step}: {}", self.name, value(v)));
             let _ = writeln!(
                 points,
