@@ -72,8 +72,7 @@ struct Steps {
 
 impl Steps {
     fn of(panels: &[Panel]) -> Self {
-        let steps =
-            || panels.iter().flat_map(|panel| &panel.series).flat_map(|s| s.points.iter().map(|p| p.0));
+        let steps = || panels.iter().flat_map(Panel::steps);
         let low = steps().filter(|&step| step > 0).min().unwrap_or(1) as f64;
         let high = (steps().max().unwrap_or(1) as f64).max(2.0 * low);
         let zero = steps().any(|step| step == 0).then_some(LEFT + 14.0);

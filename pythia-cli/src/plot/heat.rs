@@ -1,6 +1,6 @@
 //! Values as colours.
 
-use super::{LEFT, RIGHT, Steps, WIDTH, escaped, name_at, put, value};
+use super::{RIGHT, Steps, WIDTH, escaped, name_at, put, value};
 use std::fmt::Write as _;
 
 /// Rows of cells, each of what happened between two steps that follow each other.
