@@ -160,7 +160,8 @@ fn other_sizes_are_told_apart() {
 fn wrong_command_lines_are_named() {
     usage(&["diff", "70m"], "<B>");
     usage(&["diff", "70m", "410m", "--steps", "0,1"], "cannot be used with");
-    usage(&["diff", "70m", "410m", "--plot", "x.svg"], "--steps");
+    usage(&["diff", "70m", "410m", "--plot", "x.svg"], "cannot be used with");
+    usage(&["diff", "70m", "--plot", "x.svg"], "--steps <STEPS>");
     usage(&["diff", "70m", "--steps", "0,1", "--revision", "main"], "cannot be used with");
     let folder = folder(&command::MINI);
     for (args, says) in [
@@ -235,9 +236,9 @@ fn a_training_is_followed_and_drawn() {
     assert_eq!((distance(last, "last"), kl(last, "last")), (0.0, 0.0));
     for pair in lines.windows(2) {
         let [a, b] = pair else { unreachable!() };
-        // Farther from where it began, nearer to where it will end.
-        assert!(distance(b, "first") > distance(a, "first"), "{a} {b}");
-        assert!(distance(b, "last") < distance(a, "last") + 1e-3, "{a} {b}");
+        // Farther from where it began (at the end it hardly moves, and its weights decay), nearer to where it will end.
+        assert!(distance(b, "first") > 0.98 * distance(a, "first"), "{}", b["step"]);
+        assert!(distance(b, "last") < distance(a, "last"), "{}", b["step"]);
         assert!(distance(b, "previous") > 0.0 && kl(b, "previous") > 0.0);
         // No way is shorter than the straight one, as lengths: ‖B - first‖ <= ‖A - first‖ + ‖B - A‖.
         let norm = |line: &Value, from: &str| f64_of(&line[from]["weights"]["all"]["norm_a"]);

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
     steps: Option<String>,
     /// Draw distances and divergences over the steps into this SVG file
-    #[arg(long, value_name = "FILE", requires = "steps")]
+    #[arg(long, value_name = "FILE", requires = "steps", conflicts_with = "b")]
     plot: Option<PathBuf>,
     /// Compare one of the two only
     #[arg(long, value_name = "WHAT")]

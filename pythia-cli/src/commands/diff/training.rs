@@ -222,8 +222,7 @@ impl Rows {
     }
 
     fn plot(self, model: &str, [first, last]: [u64; 2]) -> Plot {
-        let names =
-            ["from the step before".to_owned(), format!("from step {first}"), format!("from step {last}")];
+        let names = ["A: the step before".to_owned(), format!("A: step {first}"), format!("A: step {last}")];
         let panel = |title: &str, lines: [Vec<(u64, f64)>; 3]| {
             let series =
                 names.iter().zip(lines).map(|(name, points)| Series { name: name.clone(), points }).collect();
@@ -231,10 +230,10 @@ impl Rows {
         };
         let mut panels = Vec::new();
         if !self.distances[1].is_empty() {
-            panels.push(panel("Relative distance of the weights", self.distances));
+            panels.push(panel("Relative distance ‖B - A‖ / ‖A‖ of the weights", self.distances));
         }
         if !self.divergences[1].is_empty() {
-            panels.push(panel("Divergence of the next token, KL in nats", self.divergences));
+            panels.push(panel("KL(A‖B) of the next token, mean, nats", self.divergences));
         }
         if !self.parts.is_empty() {
             let title = "Relative distance from the step before, by layer".to_owned();
