@@ -30,7 +30,8 @@ that of one number. KL(A‖B) is the divergence of B's distribution of the next 
 text; there is a short one inside this program, which --text, --file or --ids replace.
 
 With --steps, each checkpoint is compared with the one before it in the list (how fast it moves), with the first (how far it \
-has come) and with the last (how far it has to go); each time the other is A. The steps of a folder are its folders stepN."
+has come) and with the last (how far it has to go); each time the other is A. The steps of a folder are its folders stepN. In \
+the plot, hollow points are zeros, which a logarithmic axis lacks."
 )]
 pub(crate) struct Args {
     /// A model as for -m elsewhere: a Hub id, a name of the suite, a folder, a .gguf file or synth:SIZE; of the Hub

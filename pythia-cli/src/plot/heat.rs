@@ -25,7 +25,6 @@ impl Heat {
     pub(super) fn draw(&self, svg: &mut String, steps: &Steps, top: f64) {
         let range = self.range();
         let row = self.height() / self.rows.len().max(1) as f64;
-        // Neighbours touch: nothing shines through between them.
         put(svg, "<g shape-rendering=\"crispEdges\">");
         // One name in so many rows has room.
         let every = (13.0 / row).ceil() as usize;
@@ -36,7 +35,8 @@ impl Heat {
             }
             for (pair, &v) in self.steps.windows(2).zip(values) {
                 let &[from, to] = pair else { continue };
-                let (x, end) = (steps.place(from), steps.place(to));
+                // Rounded before the width is taken, so that neighbours share an edge.
+                let [x, end] = [from, to].map(|step| (10.0 * steps.place(step)).round() / 10.0);
                 let told = escaped(&format!("{name}, step {from} to step {to}: {}", value(v)));
                 let (width, fill) = (end - x, colour(v, range));
                 let place = format!("x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{row:.2}\"");
