@@ -292,7 +292,7 @@ fn checkpoints_of_the_hub_are_followed() {
     let Some(suite) = suite() else { return };
     let (home, repos) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     for step in [0, 512, 3000] {
-        let folder = repos.path().join(format!("EleutherAI/pythia-14m/step{step}"));
+        let folder = repos.path().join(format!("EleutherAI/pythia-70m/step{step}"));
         fs::create_dir_all(&folder).unwrap();
         for file in ["config.json", "model.safetensors"] {
             fs::copy(suite.join(format!("step{step}")).join(file), folder.join(file)).unwrap();
@@ -301,21 +301,23 @@ fn checkpoints_of_the_hub_are_followed() {
     }
     let server = HubServer::new(repos.path());
     let run = |args: &[&str]| pythia_at(&server.url, home.path(), args).output().unwrap();
-    let steps = run(&["diff", "14m", "--steps", "0,512,3000", "--json"]);
+    let steps = run(&["diff", "19m", "--steps", "0,512,3000", "--json"]);
     assert!(
-        text(&steps.stderr).contains("warning: EleutherAI/pythia-14m at step0"),
+        text(&steps.stderr).contains("warning: EleutherAI/pythia-70m at step0"),
         "{}",
         text(&steps.stderr)
     );
+    // The old name is told once, not at each step.
+    assert_eq!(text(&steps.stderr).matches("19m is called EleutherAI/pythia-70m today").count(), 1);
     let last =
         text(&steps.stdout).lines().last().map(|line| serde_json::from_str::<Value>(line).unwrap()).unwrap();
     assert_eq!((&last["revision"], &last["step"]), (&"step3000".into(), &3000.into()));
-    let pair = json(&run(&["diff", "14m@step512", "14m@step3000", "--offline", "--json"])).remove(0);
-    assert_eq!((&pair["a"], &pair["b"]), (&"14m@step512".into(), &"14m@step3000".into()));
+    let pair = json(&run(&["diff", "70m@step512", "70m@step3000", "--offline", "--json"])).remove(0);
+    assert_eq!((&pair["a"], &pair["b"]), (&"70m@step512".into(), &"70m@step3000".into()));
     assert_eq!(pair["weights"]["all"], last["previous"]["weights"]["all"]);
     assert_eq!(pair["predictions"]["kl_mean"], last["previous"]["predictions"]["kl_mean"]);
     // One revision for both.
-    let same = json(&run(&["diff", "14m@step512", "14m", "--revision", "step3000", "--offline", "--json"]))
+    let same = json(&run(&["diff", "70m@step512", "70m", "--revision", "step3000", "--offline", "--json"]))
         .remove(0);
     assert_eq!(same["weights"], pair["weights"]);
 }

@@ -169,6 +169,11 @@ impl Args {
         if self.only == Some(Only::Weights) { side.place.open() } else { side.args.open(&side.place, team) }
     }
 
+    /// The same without its tokenizer.
+    fn model(&self, side: &Side, team: &Team) -> Result<Model> {
+        if self.only == Some(Only::Weights) { side.place.model() } else { side.args.model(&side.place, team) }
+    }
+
     /// The text to predict, if that was asked for and there is one. All that have a tokenizer must read the same in it.
     fn ids(&self, sides: [(&Side, Option<&Tokenizer>); 2]) -> Result<Option<Vec<u32>>> {
         if self.only == Some(Only::Weights) {

@@ -3,6 +3,7 @@
 use super::report::{Groups, PredictionsReport, number};
 use super::{Args, Checkpoint, Comparison, Side};
 use crate::hub::Source;
+use crate::hub::name::renamed;
 use crate::interrupt::Writing;
 use crate::model::{Opened, Place};
 use crate::output::{Out, note};
@@ -104,8 +105,8 @@ fn walk(
         let current = if step == last_step {
             last.clone()
         } else {
-            let Opened { model, .. } = args.open(&model.at(step)?, team)?;
-            Rc::new(Checkpoint::read(model, ids.as_deref(), team)?)
+            let current = args.model(&model.at(step)?, team)?;
+            Rc::new(Checkpoint::read(current, ids.as_deref(), team)?)
         };
         let from = |a: &Checkpoint| args.compare(a, &current, team, &mut |_| {});
         each(Moved {
@@ -133,6 +134,9 @@ impl<'a> Trained<'a> {
             }
             None => e,
         })?;
+        if let (Source::Hub(_), Some(notice)) = (&source, renamed(&args.a)) {
+            note(&notice);
+        }
         Ok(Self { args, source })
     }
 
@@ -145,8 +149,10 @@ impl<'a> Trained<'a> {
 
     /// A checkpoint: a revision on the Hub, `stepN` in a folder.
     fn at(&self, step: u64) -> Result<Side> {
-        let Source::Folder(folder) = &self.source else {
-            return self.args.side(&format!("{}@step{step}", self.args.a));
+        let folder = match &self.source {
+            Source::Folder(folder) => folder,
+            Source::Hub(id) => return self.args.side(&format!("{id}@step{step}")),
+            Source::Embedded => bail!("the model inside this program has no checkpoints"),
         };
         let folder = folder.join(format!("step{step}"));
         ensure!(
