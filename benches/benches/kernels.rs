@@ -26,6 +26,7 @@ fn main() -> Result<(), pythia_tensor::Error> {
         append(c, crew);
         rows(c, crew);
         vocabulary_rows(c, crew);
+        differences(c, crew);
         embedding(c, crew);
     });
     team(c)?;
@@ -340,6 +341,33 @@ fn vocabulary_rows(c: &mut Criterion, crew: &Crew<'_>) {
             move || ops::log_sum_exp(crew, &mut out, Mat::new(&x, VOCAB))
         });
     }
+    group.finish();
+}
+
+/// Two models beside each other: weights in bytes of both, and logits.
+fn differences(c: &mut Criterion, crew: &Crew<'_>) {
+    let mut group = Group::new(c, crew, "differences");
+    for (size, channels) in SIZES {
+        let (n, k) = (4 * channels, channels);
+        let read = 2 * n * k * size_of::<f16>();
+        group.bench(&format!("{size}/f16"), bytes(read), || {
+            let weights = weights(n, k);
+            let (count, mut next) = (weights.len(), around(weights.len()));
+            move || {
+                let a = next();
+                drop(ops::differences(crew, &weights[a], &weights[(a + count / 2) % count]));
+            }
+        });
+    }
+    let rows = 32;
+    group.bench(&format!("divergence/{rows}x{VOCAB}"), bytes(2 * size_of::<f32>() * rows * VOCAB), || {
+        let (a, mut out) = (numbers(2 * rows * VOCAB), vec![0.0; rows]);
+        move || {
+            let logits = Mat::new(&a, VOCAB);
+            let (a, b) = (logits.slice_rows(0..rows), logits.slice_rows(rows..2 * rows));
+            ops::divergence(crew, &mut out, a, b);
+        }
+    });
     group.finish();
 }
 

@@ -1,7 +1,7 @@
 //! The command line: the commands and the options that they share.
 
 use crate::commands::{
-    bench, checkpoints, convert, models, next, pull, quantize, run, score, synth, tokenize,
+    bench, checkpoints, convert, diff, models, next, pull, quantize, run, score, synth, tokenize,
 };
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Score(score::Args),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(tokenize::DetokenizeArgs),
+    Diff(Box<diff::Args>),
     Bench(bench::Args),
     Models(models::Args),
     Checkpoints(checkpoints::Args),

@@ -46,16 +46,20 @@ impl FromStr for Ids {
 impl InputArgs {
     /// What was given: the argument `text`, `--ids`, `--file`, or all of stdin. Nothing if stdin is a terminal.
     pub(crate) fn given(&self, text: Option<&str>) -> Result<Option<Input>> {
-        if let Some(Ids(ids)) = &self.ids {
-            return Ok(Some(Input::Ids(ids.clone())));
+        match self.chosen(text)? {
+            None if !io::stdin().is_terminal() => Ok(Some(Input::Text(read_stdin()?))),
+            chosen => Ok(chosen),
         }
-        let text = match (text, &self.file) {
-            (Some(text), _) => text.to_owned(),
-            (None, Some(path)) => read_file(path)?,
-            (None, None) if io::stdin().is_terminal() => return Ok(None),
-            (None, None) => read_stdin()?,
-        };
-        Ok(Some(Input::Text(text)))
+    }
+
+    /// The same without stdin.
+    pub(crate) fn chosen(&self, text: Option<&str>) -> Result<Option<Input>> {
+        Ok(match (&self.ids, text, &self.file) {
+            (Some(Ids(ids)), _, _) => Some(Input::Ids(ids.clone())),
+            (_, Some(text), _) => Some(Input::Text(text.to_owned())),
+            (_, _, Some(path)) => Some(Input::Text(read_file(path)?)),
+            (None, None, None) => None,
+        })
     }
 
     /// As [`InputArgs::given`], where something is needed.

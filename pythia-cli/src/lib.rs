@@ -12,9 +12,11 @@ mod interrupt;
 mod memory;
 mod model;
 mod output;
+mod plot;
 mod quantized;
 mod quiet;
 mod speculation;
+mod steps;
 mod style;
 mod synthetic;
 

@@ -59,7 +59,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// Whatever `content` or the system reports; the temporary file is removed then.
-pub(crate) fn write_whole(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+pub fn write_whole(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let write = || {
         let temporary = Temporary::beside(path)?;
         let mut file = File::create_new(&temporary.0)?;

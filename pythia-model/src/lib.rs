@@ -6,6 +6,7 @@ mod beam;
 mod cache;
 mod config;
 pub mod convert;
+pub mod diff;
 mod disk;
 mod error;
 mod generate;
@@ -27,6 +28,7 @@ pub use batch::Sequence;
 pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
+pub use disk::write_whole;
 pub use error::{Error, Result};
 pub use generate::{
     Finish, Generated, GenerationConfig, Speculation, Step, generate, generate_speculatively,

@@ -38,6 +38,8 @@ mod tensor;
 /// A plain twin of each kernel, in `f64` and in the order of its formula.
 pub mod reference {
     pub use crate::kernels::attention::attention_reference;
+    pub use crate::kernels::difference::difference_reference;
+    pub use crate::kernels::divergence::divergence_reference;
     pub use crate::kernels::matmul::matmul_reference;
     pub use crate::kernels::quantized::quantized_matmul_reference;
     pub use crate::kernels::rotary::rotary_reference;
@@ -49,6 +51,7 @@ pub mod reference {
 pub use dtype::{DType, Element};
 pub use error::Error;
 pub use kernels::attention::KeyValues;
+pub use kernels::difference::Difference;
 pub use kernels::rotary::Rotary;
 pub use kernels::rows::Gelu;
 pub use quantized::{Bits, Quantized};

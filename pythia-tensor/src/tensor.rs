@@ -172,6 +172,15 @@ impl Tensor {
         })
     }
 
+    /// The same elements in another shape, sharing the memory.
+    ///
+    /// # Panics
+    /// If that has another number of elements.
+    pub fn reshaped(&self, shape: &[usize]) -> Self {
+        assert!(byte_len(self.dtype, shape) == Ok(self.range.len()), "{self:?} as {shape:?}");
+        Self { shape: shape.to_vec(), ..self.clone() }
+    }
+
     /// The slice `range` of the outermost dimension, sharing the memory.
     ///
     /// # Panics
@@ -219,6 +228,19 @@ mod tests {
         let r = t.rows(2..4);
         assert_eq!(r.bytes().as_ptr(), t.bytes()[8..].as_ptr());
         assert_eq!(t.rows(1..1).len(), 0);
+    }
+
+    #[test]
+    fn another_shape_shares_memory() {
+        let t = Tensor::from_slice(&[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0], &[3, 2]).rows(1..3);
+        let r = t.reshaped(&[1, 4]);
+        assert_eq!((r.shape(), r.bytes().as_ptr()), (&[1, 4][..], t.bytes().as_ptr()));
+    }
+
+    #[test]
+    #[should_panic(expected = "Tensor(f32 [2, 2]) as [3]")]
+    fn another_number_of_elements_is_no_shape() {
+        let _ = Tensor::from_slice(&[0.0_f32; 4], &[2, 2]).reshaped(&[3]);
     }
 
     #[test]

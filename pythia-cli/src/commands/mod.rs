@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod checkpoints;
 pub(crate) mod convert;
+pub(crate) mod diff;
 pub(crate) mod models;
 pub(crate) mod next;
 pub(crate) mod pull;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command, out: &mut Out) -> Result<()> {
         Command::Pull(args) => pull::run(&args, out),
         Command::Quantize(args) => quantize::run(&args, out),
         Command::Convert(args) => convert::run(&args, out),
+        Command::Diff(args) => diff::run(&args, out),
         Command::Synth(args) => synth::run(&args, out),
     }
 }

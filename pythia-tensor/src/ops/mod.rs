@@ -5,9 +5,11 @@
 
 mod activations;
 mod attention;
+mod difference;
 mod matmul;
 mod rows;
 
 pub use attention::{append, append_and_attend, attention, attention_mix, attention_scores};
+pub use difference::{differences, divergence};
 pub use matmul::{Product, Then, Weight, matmul, matmuls};
 pub use rows::{embedding, gelu, layer_norm, log_softmax, log_sum_exp, softmax};

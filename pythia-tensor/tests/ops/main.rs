@@ -6,6 +6,7 @@
 
 mod attention;
 mod conversions;
+mod difference;
 mod matmul;
 mod numbers;
 mod quantized;

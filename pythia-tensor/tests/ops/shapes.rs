@@ -279,3 +279,17 @@ fn a_team_survives_a_wrong_shape() {
         assert!(x.iter().all(|&x| x == 100.0));
     }
 }
+
+#[test]
+#[should_panic(expected = "differences of Tensor(f32 [2, 3]) and Tensor(f32 [3, 2])")]
+fn differences_of_other_shapes() {
+    let [a, b] = [[2, 3], [3, 2]].map(|shape| Tensor::from_slice(&[1.0_f32; 6], &shape));
+    enter(|crew| _ = ops::differences(crew, &a, &b));
+}
+
+#[test]
+#[should_panic(expected = "divergence of Mat([1, 4]) and Mat([1, 3])")]
+fn divergence_of_other_vocabularies() {
+    let (a, b) = ([1.0; 4], [1.0; 3]);
+    enter(|crew| ops::divergence(crew, &mut [0.0], Mat::new(&a, 4), Mat::new(&b, 3)));
+}
