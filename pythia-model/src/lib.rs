@@ -8,6 +8,7 @@ mod config;
 pub mod convert;
 mod disk;
 mod error;
+pub mod fingerprint;
 mod generate;
 mod model;
 mod precision;
@@ -28,6 +29,7 @@ pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
 pub use error::{Error, Result};
+pub use fingerprint::Fingerprint;
 pub use generate::{
     Finish, Generated, GenerationConfig, Speculation, Step, generate, generate_speculatively,
 };
