@@ -12,6 +12,7 @@ mod interrupt;
 mod memory;
 mod model;
 mod output;
+mod parallel;
 mod quantized;
 mod quiet;
 mod speculation;

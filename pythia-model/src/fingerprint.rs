@@ -157,12 +157,12 @@ fn squares_of(tensor: &Tensor) -> f64 {
         [H]: HalfFloatSliceExt,
     {
         let mut wide = [0.0; 1024];
-        let mut of_step = |numbers: &[H]| {
+        let of_step = |numbers: &[H]| {
             let wide = &mut wide[..numbers.len()];
             numbers.convert_to_f32_slice(wide);
             sum_of_squares(wide)
         };
-        numbers.chunks(1024).map(&mut of_step).sum()
+        numbers.chunks(1024).map(of_step).sum()
     }
     if let Ok(numbers) = tensor.as_slice::<f16>() {
         widened(numbers)

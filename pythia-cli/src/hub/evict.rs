@@ -87,14 +87,14 @@ impl Eviction {
 }
 
 /// A branch in the cache.
-struct Branch {
-    commit: String,
+pub(super) struct Branch {
+    pub(super) commit: String,
     /// When it was downloaded.
     since: SystemTime,
 }
 
 /// All branches and tags, by name.
-fn branches(repo: &Repo) -> Result<BTreeMap<String, Branch>> {
+pub(super) fn branches(repo: &Repo) -> Result<BTreeMap<String, Branch>> {
     let refs = repo.folder().join("refs");
     let mut found = BTreeMap::new();
     let mut paths = entries(&refs)?;
@@ -126,7 +126,7 @@ fn blobs_of(snapshot: &Path, blobs: &mut HashSet<OsString>) -> Result<()> {
 }
 
 /// What is in a folder; nothing if it is not there.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let listed = match fs::read_dir(folder) {
         Ok(listed) => listed,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
