@@ -61,7 +61,7 @@ pub(crate) fn of_file(path: &Path, etag: &str, read: &dyn Fn(u64)) -> Result<Opt
     if matches!(checksum, Checksum::None) {
         return Ok(None);
     }
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     // Advice: who does not take it reads as well, only more slowly.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
     let mut buffer = vec![0; CHUNK];

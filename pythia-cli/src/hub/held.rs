@@ -90,7 +90,7 @@ impl Hub {
     pub fn upstream(&self, id: &str, held: &[Held], progress: &dyn Progress) -> Result<Vec<Upstream>> {
         in_parallel(AT_ONCE, held, |held| {
             let commit = held.commit.as_deref().unwrap_or_default();
-            let ask = |revision| match self.client.revision_with_metadata(id, revision, progress) {
+            let ask = |revision: &str| match self.client.revision_with_metadata(id, revision, progress) {
                 Err(e) if e.is::<NoRevision>() => Ok(None),
                 found => found.map(Some),
             };

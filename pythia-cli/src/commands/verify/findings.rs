@@ -211,7 +211,7 @@ fn tell<'n>(
     is_final: &dyn Fn(&str) -> bool,
 ) -> Option<Finding> {
     let names: Vec<&str> = checkpoints.iter().map(|c| name(*c)).collect();
-    let (last, steps): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_final(name));
+    let (last, steps): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| is_final(name));
     let with = match &last[..] {
         [] => String::new(),
         last => format!(" as the final model ({})", last.join(", ")),
