@@ -52,13 +52,15 @@ impl Plan<'_> {
             blobs_of(&snapshot, if goes { &mut gone } else { &mut linked })?;
         }
         let goes = |etag: &OsString| !linked.contains(etag) && !self.wants(&etag.to_string_lossy());
-        let files: Vec<PathBuf> = gone
+        let mut files: Vec<PathBuf> = gone
             .iter()
             .filter(|etag| goes(etag))
             .map(|etag| repo.folder().join("blobs").join(etag))
             .collect();
         let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|m| m.len()).sum();
         let beside = |folder: &str| repo.folder().join(folder);
+        // What Python remembers of the Hub's listing of a commit, since huggingface_hub 2.
+        files.extend(commits.iter().map(|commit| beside("trees").join(format!("{commit}.json"))));
         let folders = ["snapshots", ".no_exist"]
             .iter()
             .flat_map(|folder| commits.iter().map(|c| beside(folder).join(c)));
