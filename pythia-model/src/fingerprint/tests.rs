@@ -1,6 +1,7 @@
 use super::*;
 use crate::Config;
 use crate::weights::safetensors;
+use pythia_tensor::DType;
 use serde_json::json;
 use std::fs;
 use tempfile::TempDir;

@@ -65,8 +65,9 @@ impl Finding {
 
     /// Adds what is known of the checkpoints.
     pub(super) fn add_known(&mut self, model: Option<&Published>) {
-        let defects = |revision: &String| model.into_iter().flat_map(|model| model.defects(revision));
-        for defect in self.revisions.iter().flat_map(defects).map(ToString::to_string) {
+        let Some(model) = model else { return };
+        let defects = self.revisions.iter().flat_map(|revision| model.defects(revision));
+        for defect in defects.map(ToString::to_string) {
             if !self.known.contains(&defect) {
                 self.known.push(defect);
             }
