@@ -6,7 +6,7 @@
 mod command;
 mod hub_server;
 
-use command::{json, pythia_at, text};
+use command::{pythia_at, text};
 use hub_server::world::tree;
 use hub_server::{HubServer, Options};
 use serde_json::Value;
@@ -120,7 +120,9 @@ impl Side<'_> {
 
     fn pythia(&self, args: &[&str], offline: bool) -> Vec<Value> {
         let mut command = pythia_at(&self.server.url, self.home.path(), args);
-        json(&command.env("HF_HUB_OFFLINE", if offline { "1" } else { "0" }).output().unwrap())
+        let output = command.env("HF_HUB_OFFLINE", if offline { "1" } else { "0" }).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Brings all revisions, or finds them; their folders.

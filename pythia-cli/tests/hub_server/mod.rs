@@ -394,16 +394,16 @@ impl State {
         Answer { status: 200, headers, body: body(&commit, &files).to_string().into_bytes() }
     }
 
-    fn file(&self, id: &str, commit: &str, file: &str, seen: &Seen, ignore_range: bool) -> Answer {
-        let Some((_, folder)) = self.revision(id, commit) else { return Answer::empty(404, vec![]) };
+    fn file(&self, id: &str, revision: &str, file: &str, seen: &Seen, ignore_range: bool) -> Answer {
+        let Some((commit, folder)) = self.revision(id, revision) else { return Answer::empty(404, vec![]) };
         let path = folder.join(file);
         let Ok(content) = fs::read(&path) else {
             let headers =
-                vec![("X-Error-Code", "EntryNotFound".to_owned()), ("X-Repo-Commit", commit.to_owned())];
+                vec![("X-Error-Code", "EntryNotFound".to_owned()), ("X-Repo-Commit", commit.clone())];
             return Answer::empty(404, headers);
         };
         let etag = etag(file, &content);
-        let mut headers = vec![("X-Repo-Commit", commit.to_owned())];
+        let mut headers = vec![("X-Repo-Commit", commit.clone())];
         if is_large(file) {
             headers.push(("X-Linked-Etag", format!("\"{etag}\"")));
             headers.push(("X-Linked-Size", content.len().to_string()));
