@@ -86,13 +86,11 @@ fn in_part<'f>(
 
 fn extent(fingerprints: &[&Fingerprint], checkpoints: &[usize], matrices: &HashSet<&str>) -> Extent {
     let files = |&of: &usize| Some((of, fingerprints.get(of)?.files_of(matrices)?));
-    match checkpoints.iter().find_map(files) {
-        Some((of, files)) => Extent::Files { of, files },
-        None => {
-            let of = checkpoints.iter().filter_map(|c| fingerprints.get(*c)).map(|f| f.matrices.len()).max();
-            Extent::Matrices { common: matrices.len(), of: of.unwrap_or_default() }
-        }
+    if let Some((of, files)) = checkpoints.iter().find_map(files) {
+        return Extent::Files { of, files };
     }
+    let of = checkpoints.iter().filter_map(|c| fingerprints.get(*c)).map(|f| f.matrices.len()).max();
+    Extent::Matrices { common: matrices.len(), of: of.unwrap_or_default() }
 }
 
 impl Fingerprint {

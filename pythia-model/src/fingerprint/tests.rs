@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 fn config() -> Config {
     let json = json!({
-        "vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
+        "model_type": "gpt_neox", "rotary_pct": 0.5, "vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
     });
     Config::from_bytes("config.json", json.to_string().as_bytes()).unwrap()
 }
