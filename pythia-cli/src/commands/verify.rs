@@ -53,9 +53,9 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         Source::Embedded => bail!("there is no model to verify: name one"),
     };
     if args.json {
-        report.json(out)?
+        report.json(out)?;
     } else {
-        report.table(out)?
+        report.table(out)?;
     }
     let damaged: Vec<_> = report.findings.iter().filter(|finding| finding.damage).collect();
     match damaged[..] {

@@ -359,7 +359,7 @@ impl State {
         })
     }
 
-    /// What Python's huggingface_hub asks for since its version 2.
+    /// What Python's `huggingface_hub` asks for since its version 2.
     fn tree(&self, id: &str, revision: &str) -> Answer {
         self.listed(id, revision, |_, files| {
             let entry = |file: &Described| {

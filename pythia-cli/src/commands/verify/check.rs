@@ -73,7 +73,7 @@ pub(super) fn check(held: &[Held], upstream: Option<&[Upstream]>) -> Checked {
             Task::Fingerprint(c) => {
                 let read = |n| {
                     if !counts_sums {
-                        read(n)
+                        read(n);
                     }
                 };
                 let folder = held.get(*c).map_or(Path::new(""), |held| &held.folder);

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     /// Which kind of thing.
-    pub(super) finding: Kind,
+    #[serde(rename = "finding")]
+    pub(super) kind: Kind,
     /// Whether files have to be downloaded again; otherwise it is a warning.
     pub(super) damage: bool,
     /// The checkpoints that it concerns.
@@ -58,9 +59,9 @@ pub(super) enum Kind {
 }
 
 impl Finding {
-    fn new(finding: Kind, damage: bool, revisions: &[&str], text: String) -> Self {
+    fn new(kind: Kind, damage: bool, revisions: &[&str], text: String) -> Self {
         let revisions = revisions.iter().map(|&r| r.to_owned()).collect();
-        Self { finding, damage, revisions, path: None, text, known: Vec::new() }
+        Self { kind, damage, revisions, path: None, text, known: Vec::new() }
     }
 
     /// Adds what is known of the checkpoints.
@@ -107,7 +108,7 @@ pub(super) fn files(
         for file in &held.files {
             let Some((kind, text)) = judge(file, upstream, checked) else { continue };
             wrong = true;
-            let known = found.iter_mut().find(|f| f.path.as_ref() == Some(&file.path) && f.finding == kind);
+            let known = found.iter_mut().find(|f| f.path.as_ref() == Some(&file.path) && f.kind == kind);
             if let Some(known) = known {
                 known.revisions.push(held.revision.clone());
                 continue;
