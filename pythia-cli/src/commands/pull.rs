@@ -63,7 +63,6 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     }
     let model = suite::find(&id);
     let revisions = revisions(args.steps.as_deref(), args.revision.as_deref(), model)?;
-    model.iter().for_each(|model| warn(model, &revisions));
     let hub = Hub::from_env(false)?;
     let plan = hub.plan(&id, &revisions, &Notes)?;
     let eviction = match args.keep {
@@ -78,6 +77,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         None => Eviction::default(),
     };
     plan.check_room(eviction.bytes)?;
+    model.iter().for_each(|model| warn(model, &revisions));
     eviction.run()?;
     if !eviction.revisions.is_empty() {
         note(&format!("evicted {}: {} freed", eviction.revisions.join(", "), gigabytes(eviction.bytes)));
