@@ -1,7 +1,7 @@
 //! The command line: the commands and the options that they share.
 
 use crate::commands::{
-    bench, checkpoints, convert, diff, models, next, pull, quantize, run, score, synth, tokenize,
+    bench, checkpoints, convert, diff, models, next, pull, quantize, run, score, synth, tokenize, verify,
 };
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Models(models::Args),
     Checkpoints(checkpoints::Args),
     Pull(pull::Args),
+    Verify(verify::Args),
     Quantize(quantize::Args),
     Convert(convert::Args),
     Synth(synth::Args),

@@ -12,6 +12,7 @@ mod interrupt;
 mod memory;
 mod model;
 mod output;
+mod parallel;
 mod plot;
 mod quantized;
 mod quiet;

@@ -3,10 +3,11 @@
 use crate::args::ModelArgs;
 use crate::hub::name::{self, renamed};
 use crate::hub::{Hub, Source, progress};
-use crate::output::note;
+use crate::output::{list, note};
 use crate::quiet::quietly;
 use crate::{quantized, synthetic};
 use anyhow::{Result, bail, ensure};
+use pythia_model::suite::Published;
 use pythia_model::{Config, Model, Size, Tokenizer, Weights, convert, suite};
 use pythia_tensor::Team;
 use std::path::{Path, PathBuf};
@@ -60,10 +61,7 @@ impl ModelArgs {
                 let revision = self.revision.as_deref().unwrap_or("main");
                 if let Some(model) = suite::find(&id) {
                     model.check_revision(revision)?;
-                    let defects: Vec<String> = model.defects(revision).map(ToString::to_string).collect();
-                    if !defects.is_empty() {
-                        note(&format!("warning: {id} at {revision} {}", defects.join("; it ")));
-                    }
+                    warn(model, &[revision]);
                 }
                 let hub = Hub::from_env(self.offline)?;
                 Ok(Place::Folder(hub.snapshot(&id, revision, &progress::Stderr::default())?))
@@ -94,6 +92,20 @@ impl ModelArgs {
     pub(crate) fn open(&self, place: &Place, team: &Team) -> Result<Opened> {
         let Opened { model, tokenizer } = place.open()?;
         Ok(Opened { model: quantized::in_precision(model, place, self.precision, team)?, tokenizer })
+    }
+}
+
+/// Tells what is known to be wrong with some revisions of a model that are about to be used.
+pub(crate) fn warn<S: AsRef<str>>(model: &Published, revisions: &[S]) {
+    let id = model.hub_id();
+    for defect in model.all_defects() {
+        let has = |revision: &&str| model.defects(revision).any(|known| known == defect);
+        let revisions: Vec<&str> = revisions.iter().map(AsRef::as_ref).filter(has).collect();
+        match &revisions[..] {
+            [] => {}
+            [one] => note(&format!("warning: {id} at {one} {defect}")),
+            many => note(&format!("warning: {id} at {}, each: {defect}", list(many))),
+        }
     }
 }
 

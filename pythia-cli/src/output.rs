@@ -84,6 +84,21 @@ pub(crate) fn joined(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// `a, b and c`; of many, the first and how many more.
+pub(crate) fn list<S: AsRef<str>>(names: &[S]) -> String {
+    const SHOWN: usize = 6;
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    match &names[..] {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first @ .., last] if first.len() <= SHOWN => format!("{} and {last}", first.join(", ")),
+        [first @ .., _] => {
+            let shown: Vec<&str> = first.iter().take(SHOWN).copied().collect();
+            format!("{} and {} more", shown.join(", "), names.len() - shown.len())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +106,17 @@ mod tests {
     #[test]
     fn small_probabilities_are_not_shown_as_zero() {
         assert_eq!([0.0, 1e-9, 0.000_51, 1.0].map(percent), ["0.0 %", "<0.1 %", "0.1 %", "100.0 %"]);
+    }
+
+    #[test]
+    fn many_names_are_cut() {
+        let names: Vec<String> = (0..9).map(|i| format!("step{i}")).collect();
+        assert_eq!(
+            [1, 2, 3].map(|n| list(&names[..n])),
+            ["step0", "step0 and step1", "step0, step1 and step2"]
+        );
+        assert_eq!(list(&names[..7]), "step0, step1, step2, step3, step4, step5 and step6");
+        assert_eq!(list(&names), "step0, step1, step2, step3, step4, step5 and 3 more");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod diff;
 mod disk;
 mod error;
+pub mod fingerprint;
 mod generate;
 mod model;
 mod precision;
@@ -30,6 +31,7 @@ pub use cache::Cache;
 pub use config::{Config, Parameters};
 pub use disk::write_whole;
 pub use error::{Error, Result};
+pub use fingerprint::Fingerprint;
 pub use generate::{
     Finish, Generated, GenerationConfig, Speculation, Step, generate, generate_speculatively,
 };

@@ -12,6 +12,7 @@ pub(crate) mod run;
 pub(crate) mod score;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
+pub(crate) mod verify;
 
 use crate::args::Command;
 use crate::output::Out;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: Command, out: &mut Out) -> Result<()> {
         Command::Models(args) => models::run(&args, out),
         Command::Checkpoints(args) => checkpoints::run(&args, out),
         Command::Pull(args) => pull::run(&args, out),
+        Command::Verify(args) => verify::run(&args, out),
         Command::Quantize(args) => quantize::run(&args, out),
         Command::Convert(args) => convert::run(&args, out),
         Command::Diff(args) => diff::run(&args, out),

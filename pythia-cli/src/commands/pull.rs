@@ -3,6 +3,7 @@
 use crate::hub::name::renamed;
 use crate::hub::progress::{Notes, Total, gigabytes};
 use crate::hub::{Eviction, Hub, Source};
+use crate::model::warn;
 use crate::output::{Out, note};
 use crate::steps;
 use anyhow::{Context, Result, bail, ensure};
@@ -61,7 +62,8 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     if let Some(notice) = renamed(&args.model) {
         note(&notice);
     }
-    let revisions = revisions(args, suite::find(&id))?;
+    let model = suite::find(&id);
+    let revisions = revisions(args.steps.as_deref(), args.revision.as_deref(), model)?;
     let hub = Hub::from_env(false)?;
     let plan = hub.plan(&id, &revisions, &Notes)?;
     let eviction = match args.keep {
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         None => Eviction::default(),
     };
     plan.check_room(eviction.bytes)?;
+    model.iter().for_each(|model| warn(model, &revisions));
     eviction.run()?;
     if !eviction.revisions.is_empty() {
         note(&format!("evicted {}: {} freed", eviction.revisions.join(", "), gigabytes(eviction.bytes)));
@@ -108,10 +111,14 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
     snapshots.iter().try_for_each(|s| out.text(&format!("{:<10}  {}\n", s.revision, s.path.display())))
 }
 
-/// What to pull, each once; of a model of the suite only what there is.
-fn revisions(args: &Args, model: Option<&Published>) -> Result<Vec<String>> {
-    let Some(steps) = &args.steps else {
-        let revision = args.revision.as_deref().unwrap_or("main");
+/// The revisions that `--steps` or `--revision` names, each once; of a model of the suite only what there is.
+pub(crate) fn revisions(
+    steps: Option<&str>,
+    revision: Option<&str>,
+    model: Option<&Published>,
+) -> Result<Vec<String>> {
+    let Some(steps) = steps else {
+        let revision = revision.unwrap_or("main");
         if let Some(model) = model {
             model.check_revision(revision)?;
         }

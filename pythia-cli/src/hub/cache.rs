@@ -5,6 +5,7 @@
 //! models--ORG--NAME/refs/<revision>           the commit a branch or tag stood at, without a newline
 //! models--ORG--NAME/snapshots/<commit>/<file> a relative link to ../../blobs/<etag>
 //! models--ORG--NAME/.no_exist/<commit>/<file> an empty file: this commit has no such file
+//! models--ORG--NAME/trees/<commit>.json       the Hub's list of files, of Python alone
 //! .locks/models--ORG--NAME/<etag>.lock        locked while a process writes the blob
 //! ```
 

@@ -5,6 +5,7 @@ use super::name::{is_commit, printable};
 use super::progress::Progress;
 use super::url::{escape, is_web, join, parse, same_origin, shown};
 use anyhow::{Context, Result, anyhow, ensure};
+use std::fmt;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -62,15 +63,35 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// The error of a Hub that has the model, but not this revision of it.
+#[derive(Debug)]
+pub(super) struct NoRevision(String);
+
+impl fmt::Display for NoRevision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoRevision {}
+
 /// A revision, as the Hub describes it.
 #[derive(Debug)]
 pub(super) struct Revision {
     pub(super) commit: String,
-    pub(super) files: Vec<String>,
+    pub(super) files: Vec<Listed>,
+}
+
+/// A file of a revision.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// If that was asked for.
+    pub(super) metadata: Option<Metadata>,
 }
 
 /// A file, as the Hub describes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
     /// The sha256 of a large file or the git blob sha1 of a small one; checked to be a plain name.
     pub(super) etag: String,
@@ -106,7 +127,21 @@ impl Client {
 
     /// What `revision` of `id` is; both are checked names.
     pub(super) fn revision(&self, id: &str, revision: &str, progress: &dyn Progress) -> Result<Revision> {
-        let url = format!("{}/api/models/{id}/revision/{}", self.endpoint, escape(revision, false));
+        self.describe(id, revision, "", progress)
+    }
+
+    /// The same with the metadata of all its files.
+    pub(super) fn revision_with_metadata(
+        &self,
+        id: &str,
+        revision: &str,
+        progress: &dyn Progress,
+    ) -> Result<Revision> {
+        self.describe(id, revision, "?blobs=true", progress)
+    }
+
+    fn describe(&self, id: &str, revision: &str, query: &str, progress: &dyn Progress) -> Result<Revision> {
+        let url = format!("{}/api/models/{id}/revision/{}{query}", self.endpoint, escape(revision, false));
         self.retry(progress, || match self.json(&url) {
             // Whoever has no network should learn it at once.
             Err(Failure::Unreachable(error)) => Err(Failure::Final(error)),
@@ -149,10 +184,10 @@ impl Client {
                  EleutherAI/pythia-SIZE-deduped, or give a size alone, such as 70m"
             );
         }
-        anyhow!(
+        anyhow::Error::new(NoRevision(format!(
             "{id} has no revision {revision}: expected main, stepN, a branch, a tag or a commit (`pythia-cli \
              checkpoints` lists the steps of a model of the suite)"
-        )
+        )))
     }
 
     /// The etag and size of a file at a commit.
@@ -366,13 +401,27 @@ fn parse_revision(bytes: &[u8], revision: &str) -> Result<Revision> {
     #[derive(serde::Deserialize)]
     struct Sibling {
         rfilename: String,
+        size: Option<u64>,
+        #[serde(rename = "blobId")]
+        blob_id: Option<String>,
+        lfs: Option<Lfs>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Lfs {
+        sha256: String,
     }
     let info: Info =
         serde_json::from_slice(bytes).context("expected the Hub's JSON with `sha` and `siblings`")?;
     ensure!(is_commit(&info.sha), "`sha` is `{}`: expected a commit of 40 hex digits", printable(&info.sha));
     ensure!(!is_commit(revision) || info.sha == revision, "asked for {revision}, got commit {}", info.sha);
-    let files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
-    files.iter().try_for_each(|file| check_file(file))?;
+    let listed = |Sibling { rfilename: name, size, blob_id, lfs }| {
+        check_file(&name)?;
+        let etag = lfs.map(|lfs| lfs.sha256).or(blob_id);
+        let metadata = etag.zip(size).map(|(etag, size)| Metadata { etag, size });
+        metadata.iter().try_for_each(|metadata| check_etag(&metadata.etag))?;
+        Ok(Listed { name, metadata })
+    };
+    let files = info.siblings.into_iter().map(listed).collect::<Result<_>>()?;
     Ok(Revision { commit: info.sha, files })
 }
 
@@ -409,7 +458,8 @@ mod tests {
         let commit = "0123456789012345678901234567890123456789";
         let json =
             |sha: &str, file: &str| format!(r#"{{"sha":"{sha}","siblings":[{{"rfilename":"{file}"}}]}}"#);
-        assert_eq!(parse_revision(json(commit, "a/b").as_bytes(), "main").unwrap().files, ["a/b"]);
+        let plain = Listed { name: "a/b".to_owned(), metadata: None };
+        assert_eq!(parse_revision(json(commit, "a/b").as_bytes(), "main").unwrap().files, [plain]);
         for (sha, file, says) in [
             (commit, "../../x", "could leave the cache"),
             (commit, "/etc/passwd", "could leave the cache"),
@@ -420,6 +470,22 @@ mod tests {
         }
         assert!(parse_revision(json(commit, "f").as_bytes(), &"a".repeat(40)).is_err());
         assert!(parse_revision(b"<html>", "main").is_err());
+    }
+
+    #[test]
+    fn the_metadata_of_a_large_file_is_that_of_its_bytes() {
+        let (commit, sha1, sha256) = ("01234".repeat(8), "5678".repeat(10), "9abc".repeat(16));
+        let json = format!(
+            r#"{{"sha":"{commit}","siblings":[
+                {{"rfilename":"s","size":5,"blobId":"{sha1}"}},
+                {{"rfilename":"l","size":7,"blobId":"{sha1}","lfs":{{"sha256":"{sha256}","size":7,"pointerSize":1}}}}]}}"#
+        );
+        let files = parse_revision(json.as_bytes(), "main").unwrap().files;
+        let metadata = |etag: &str, size| Some(Metadata { etag: etag.to_owned(), size });
+        let [small, large] = &files[..] else { panic!("{files:?}") };
+        assert_eq!((&small.metadata, &large.metadata), (&metadata(&sha1, 5), &metadata(&sha256, 7)));
+        let error = parse_revision(json.replace(&sha256, "../../x").as_bytes(), "main").unwrap_err();
+        assert!(format!("{error:#}").contains("refused the etag"));
     }
 
     #[test]

@@ -52,13 +52,15 @@ impl Plan<'_> {
             blobs_of(&snapshot, if goes { &mut gone } else { &mut linked })?;
         }
         let goes = |etag: &OsString| !linked.contains(etag) && !self.wants(&etag.to_string_lossy());
-        let files: Vec<PathBuf> = gone
+        let mut files: Vec<PathBuf> = gone
             .iter()
             .filter(|etag| goes(etag))
             .map(|etag| repo.folder().join("blobs").join(etag))
             .collect();
         let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|m| m.len()).sum();
         let beside = |folder: &str| repo.folder().join(folder);
+        // What Python remembers of the Hub's listing of a commit, since huggingface_hub 2.
+        files.extend(commits.iter().map(|commit| beside("trees").join(format!("{commit}.json"))));
         let folders = ["snapshots", ".no_exist"]
             .iter()
             .flat_map(|folder| commits.iter().map(|c| beside(folder).join(c)));
@@ -87,14 +89,14 @@ impl Eviction {
 }
 
 /// A branch in the cache.
-struct Branch {
-    commit: String,
+pub(super) struct Branch {
+    pub(super) commit: String,
     /// When it was downloaded.
     since: SystemTime,
 }
 
 /// All branches and tags, by name.
-fn branches(repo: &Repo) -> Result<BTreeMap<String, Branch>> {
+pub(super) fn branches(repo: &Repo) -> Result<BTreeMap<String, Branch>> {
     let refs = repo.folder().join("refs");
     let mut found = BTreeMap::new();
     let mut paths = entries(&refs)?;
@@ -126,7 +128,7 @@ fn blobs_of(snapshot: &Path, blobs: &mut HashSet<OsString>) -> Result<()> {
 }
 
 /// What is in a folder; nothing if it is not there.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let listed = match fs::read_dir(folder) {
         Ok(listed) => listed,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,15 +1,18 @@
 //! The Hugging Face Hub: what a model's name means, the cache it shares with `huggingface_hub`, and the download.
 
 mod cache;
+pub(crate) mod checksum;
 mod client;
 mod download;
 mod evict;
+mod held;
 pub mod name;
 pub mod progress;
 mod pull;
 mod url;
 
 pub use evict::Eviction;
+pub use held::{Held, HeldFile, Upstream};
 pub use name::Source;
 pub use progress::Progress;
 pub use pull::Plan;
@@ -197,6 +200,11 @@ impl Hub {
         builder.build()
     }
 
+    /// Whether the network is forbidden.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// The cache's root folder.
     pub fn cache(&self) -> &Path {
         &self.cache
@@ -245,7 +253,7 @@ impl Hub {
     fn listing(&self, repo: &Repo, id: &str, revision: &str, progress: &dyn Progress) -> Result<Listing> {
         let found = self.client.revision(id, revision, progress)?;
         let commit = found.commit;
-        let has = |file: &str| found.files.iter().any(|f| f == file);
+        let has = |file: &str| found.files.iter().any(|f| f.name == file);
         ensure!(has("config.json"), "{id} at {revision} has no config.json: it is not a transformers model");
         for absent in SAFETENSORS.into_iter().chain(["tokenizer.json"]).filter(|file| !has(file)) {
             repo.write_no_exist(&commit, absent)?;

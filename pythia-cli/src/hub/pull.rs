@@ -4,15 +4,15 @@ use super::cache::{Cached, Repo};
 use super::client::Metadata;
 use super::progress::{Progress, Total, gigabytes};
 use super::{Hub, Listing, name};
+use crate::parallel::in_parallel;
 use anyhow::{Result, bail, ensure};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Requests and downloads under way at once.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 
 /// What some revisions of a model lack in the cache, as the Hub describes it.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Hub {
         name::check_id(id)?;
         revisions.iter().try_for_each(|revision| name::check_revision(revision))?;
         let repo = Repo::new(&self.cache, id);
-        let found = in_parallel(revisions, |revision| self.lacking(&repo, id, revision, progress))?;
+        let found = in_parallel(AT_ONCE, revisions, |revision| self.lacking(&repo, id, revision, progress))?;
         let snapshots: Vec<Snapshot> = found.into_iter().flatten().collect();
         let mut seen = HashSet::new();
         let mut blobs = Vec::new();
@@ -165,7 +165,7 @@ impl Plan<'_> {
         let left: Vec<_> = self.snapshots.iter().map(|s| AtomicUsize::new(s.files.len())).collect();
         let whole = |snapshot: &Snapshot| self.whole(snapshot, total);
         self.snapshots.iter().filter(|snapshot| snapshot.files.is_empty()).try_for_each(whole)?;
-        in_parallel(&self.blobs, |Blob { commit, file, metadata, .. }| {
+        in_parallel(AT_ONCE, &self.blobs, |Blob { commit, file, metadata, .. }| {
             self.hub.bring(&self.repo, &self.id, (commit, file), metadata, &total.part())?;
             for (snapshot, left) in self.snapshots.iter().zip(&left) {
                 for (file, _) in snapshot.files.iter().filter(|(_, m)| m.etag == metadata.etag) {
@@ -212,64 +212,10 @@ fn free(_folder: &Path) -> Option<u64> {
     None
 }
 
-/// Does some work for each item, several at once, and gives what came out in the order of the items.
-///
-/// # Errors
-/// The first error. No further item is begun after it.
-fn in_parallel<T: Sync, R: Send + Sync>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let (next, failed, error) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
-    let done: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
-    let worker = || {
-        while !failed.load(Ordering::SeqCst) {
-            let i = next.fetch_add(1, Ordering::SeqCst);
-            let (Some(item), Some(place)) = (items.get(i), done.get(i)) else { return };
-            match work(item) {
-                Ok(result) => drop(place.set(result)),
-                Err(e) => {
-                    failed.store(true, Ordering::SeqCst);
-                    error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
-            scope.spawn(worker);
-        }
-    });
-    match error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(done.into_iter().filter_map(OnceLock::into_inner).collect()),
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
-    #[test]
-    fn work_is_done_once_in_order_and_stops_at_an_error() {
-        let items: Vec<usize> = (0..100).collect();
-        assert_eq!(in_parallel(&items, |i| Ok(2 * i)).unwrap(), (0..200).step_by(2).collect::<Vec<_>>());
-        let begun = AtomicUsize::new(0);
-        let error = in_parallel(&items, |i| {
-            begun.fetch_add(1, Ordering::SeqCst);
-            if *i == 0 {
-                Err(anyhow::anyhow!("no"))
-            } else {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                Ok(())
-            }
-        });
-        assert_eq!(error.unwrap_err().to_string(), "no");
-        assert!(begun.into_inner() <= 2 * AT_ONCE);
-        assert!(in_parallel(&[(); 0], |()| Ok(())).unwrap().is_empty());
-    }
-
-    #[cfg(unix)]
     #[test]
     fn the_disk_of_a_folder_that_is_not_there_yet_is_known() {
         let folder = tempfile::tempdir().unwrap();

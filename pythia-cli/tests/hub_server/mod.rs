@@ -49,6 +49,8 @@ pub struct Seen {
     pub cdn: bool,
     pub method: String,
     pub path: String,
+    /// What follows the `?`.
+    pub query: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     /// Bytes of the body.
@@ -180,6 +182,29 @@ impl Answer {
     }
 }
 
+/// A file as the Hub's API describes it.
+struct Described {
+    name: String,
+    size: usize,
+    /// Of the file in git: of a large one that is a pointer.
+    oid: String,
+    /// Of a large one's bytes.
+    sha256: Option<String>,
+}
+
+impl Described {
+    fn of(path: &Path) -> Self {
+        let (name, bytes) = (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap());
+        let (size, sha256) = (bytes.len(), is_large(&name).then(|| etag(&name, &bytes)));
+        let pointer = |sha256: &String| {
+            format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n")
+                .into_bytes()
+        };
+        let oid = etag("", &sha256.as_ref().map_or(bytes, pointer));
+        Self { name, size, oid, sha256 }
+    }
+}
+
 impl State {
     fn serve(&self, stream: TcpStream, cdn: bool) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
@@ -196,8 +221,9 @@ impl State {
                 let Some((name, value)) = line.trim().split_once(':') else { break };
                 headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             }
-            let path = target.split('?').next().unwrap_or_default().to_owned();
-            let seen = Seen { cdn, method: method.clone(), path: path.clone(), headers, sent: 0 };
+            let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+            let (path, query) = (path.to_owned(), query.to_owned());
+            let seen = Seen { cdn, method: method.clone(), path, query, headers, sent: 0 };
             if method == "CONNECT" {
                 self.seen.lock().unwrap().push(seen);
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
@@ -287,7 +313,11 @@ impl State {
         }
         match &words[..] {
             ["api", "models", org, name, "revision", revision] => {
-                self.info(&format!("{org}/{name}"), &revision.replace("%2F", "/"))
+                let with_metadata = seen.query.contains("blobs=true");
+                self.info(&format!("{org}/{name}"), &revision.replace("%2F", "/"), with_metadata)
+            }
+            ["api", "models", org, name, "tree", revision] => {
+                self.tree(&format!("{org}/{name}"), &revision.replace("%2F", "/"))
             }
             [org, name, "resolve", commit, file] if self.relative && !is_large(file) => {
                 let to = format!("/api/resolve-cache/models/{org}/{name}/{commit}/{file}?etag=1");
@@ -309,28 +339,71 @@ impl State {
         Some((commit(id, &name), self.root.join(id).join(&name)))
     }
 
-    fn info(&self, id: &str, revision: &str) -> Answer {
+    fn info(&self, id: &str, revision: &str, with_metadata: bool) -> Answer {
+        self.listed(id, revision, |commit, files| {
+            let sibling = |file: &Described| {
+                let mut sibling = serde_json::json!({"rfilename": file.name});
+                if with_metadata {
+                    sibling["size"] = file.size.into();
+                    sibling["blobId"] = (*file.oid).into();
+                    if let Some(sha256) = &file.sha256 {
+                        let lfs =
+                            serde_json::json!({"sha256": sha256, "size": file.size, "pointerSize": 134});
+                        sibling["lfs"] = lfs;
+                    }
+                }
+                sibling
+            };
+            let siblings: Vec<_> = files.iter().map(sibling).collect();
+            serde_json::json!({"id": id, "sha": commit, "siblings": siblings, "tags": []})
+        })
+    }
+
+    /// What Python's `huggingface_hub` asks for since its version 2.
+    fn tree(&self, id: &str, revision: &str) -> Answer {
+        self.listed(id, revision, |_, files| {
+            let entry = |file: &Described| {
+                let mut entry = serde_json::json!({
+                    "type": "file", "path": file.name, "size": file.size, "oid": file.oid,
+                });
+                if let Some(sha256) = &file.sha256 {
+                    entry["lfs"] = serde_json::json!({"oid": sha256, "size": file.size, "pointerSize": 134});
+                }
+                entry
+            };
+            files.iter().map(entry).collect()
+        })
+    }
+
+    /// What is made of the commit and the files of a revision.
+    fn listed(
+        &self,
+        id: &str,
+        revision: &str,
+        body: impl Fn(&str, &[Described]) -> serde_json::Value,
+    ) -> Answer {
         let error = |code: &str| Answer::empty(404, vec![("X-Error-Code", code.to_owned())]);
         if !self.root.join(id).is_dir() {
             return error("RepoNotFound");
         }
         let Some((commit, folder)) = self.revision(id, revision) else { return error("RevisionNotFound") };
-        let mut files: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        files.sort();
-        let siblings: Vec<_> = files.iter().map(|f| serde_json::json!({"rfilename": f})).collect();
-        let body = serde_json::json!({"id": id, "sha": commit, "siblings": siblings, "tags": []});
-        Answer { status: 200, headers: vec![], body: body.to_string().into_bytes() }
+        let mut files: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| Described::of(&entry.unwrap().path())).collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let headers = vec![("Content-Type", "application/json".to_owned())];
+        Answer { status: 200, headers, body: body(&commit, &files).to_string().into_bytes() }
     }
 
-    fn file(&self, id: &str, commit: &str, file: &str, seen: &Seen, ignore_range: bool) -> Answer {
-        let Some((_, folder)) = self.revision(id, commit) else { return Answer::empty(404, vec![]) };
+    fn file(&self, id: &str, revision: &str, file: &str, seen: &Seen, ignore_range: bool) -> Answer {
+        let Some((commit, folder)) = self.revision(id, revision) else { return Answer::empty(404, vec![]) };
         let path = folder.join(file);
         let Ok(content) = fs::read(&path) else {
-            return Answer::empty(404, vec![("X-Error-Code", "EntryNotFound".to_owned())]);
+            let headers =
+                vec![("X-Error-Code", "EntryNotFound".to_owned()), ("X-Repo-Commit", commit.clone())];
+            return Answer::empty(404, headers);
         };
         let etag = etag(file, &content);
-        let mut headers = vec![("X-Repo-Commit", commit.to_owned())];
+        let mut headers = vec![("X-Repo-Commit", commit.clone())];
         if is_large(file) {
             headers.push(("X-Linked-Etag", format!("\"{etag}\"")));
             headers.push(("X-Linked-Size", content.len().to_string()));

@@ -1,0 +1,131 @@
+//! `verify`: whether the checkpoints in the cache are whole, and whether they are what they are called.
+
+mod check;
+mod findings;
+mod report;
+
+use super::pull::revisions;
+use crate::hub::name::{is_gguf, renamed};
+use crate::hub::progress::Notes;
+use crate::hub::{Held, Hub, Source, Upstream};
+use crate::output::{Out, note};
+use anyhow::{Result, bail, ensure};
+use findings::Finding;
+use pythia_model::suite;
+use report::Report;
+use std::path::Path;
+
+/// Check downloaded checkpoints: every byte, and whether steps are what they are called
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: pythia-cli verify 410m --steps 0..3000
+
+Without --steps and --revision, every revision in the Hugging Face cache is checked. Each file is read and compared with its \
+checksum, which is the name of its blob in the cache; with the network, sizes and checksums are compared with those of the \
+Hub too. A blob that revisions share is read once.
+
+A checkpoint's fingerprint is the norm and a hash of its embedding, its middle layer and its unembedding. From the hashes of all \
+matrices follow the findings: steps with the same weights, a step that equals the final model, shards from different steps. They \
+are warnings, with the reports of known defects beside them. Damaged files, and steps that were asked for but are not there, \
+make the exit code 1. With --json, there is an object for each checkpoint, then one for each finding.")]
+pub(crate) struct Args {
+    /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder or a .gguf file
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The checkpoints, such as 0,512,1000..143000:10000 or all [default: what is in the cache]
+    #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
+    steps: Option<String>,
+    /// A branch, a tag or a commit instead of steps
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Do not ask the Hub
+    #[arg(long)]
+    offline: bool,
+    /// One JSON object a line on stdout, and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+/// `verify`.
+pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
+    let report = match Source::parse(Some(&args.model))? {
+        Source::Hub(id) => of_hub(args, &id)?,
+        Source::Folder(folder) => of_folder(args, &folder)?,
+        Source::Embedded => bail!("there is no model to verify: name one"),
+    };
+    if args.json {
+        report.json(out)?;
+    } else {
+        report.table(out)?;
+    }
+    let damaged: Vec<_> = report.findings.iter().filter(|finding| finding.damage).collect();
+    match damaged[..] {
+        [] => Ok(()),
+        [finding] => bail!("{}: {}", report.name, finding.text),
+        [finding, ..] => {
+            bail!("{}: {} findings of damage, the first: {}", report.name, damaged.len(), finding.text)
+        }
+    }
+}
+
+/// Checks what the cache has of a model of the Hub.
+fn of_hub(args: &Args, id: &str) -> Result<Report> {
+    if let Some(notice) = renamed(&args.model) {
+        note(&notice);
+    }
+    let model = suite::find(id);
+    let hub = Hub::from_env(args.offline)?;
+    let asked = match (&args.steps, &args.revision) {
+        (None, None) => None,
+        (steps, revision) => Some(revisions(steps.as_deref(), revision.as_deref(), model)?),
+    };
+    let mut names = match &asked {
+        Some(asked) => asked.clone(),
+        None => hub.revisions(id)?,
+    };
+    ensure!(
+        !names.is_empty(),
+        "{} has nothing of {id}: download it first with `pythia-cli pull`",
+        hub.cache().display()
+    );
+    names.sort_by_key(|name| (findings::step(name).unwrap_or(u64::MAX), name.clone()));
+    let (mut held, mut absent): (Vec<Held>, Vec<String>) = (Vec::new(), Vec::new());
+    for name in names {
+        match hub.held(id, &name)? {
+            Some(found) => held.push(found),
+            None => absent.push(name),
+        }
+    }
+    let upstream = upstream(&hub, id, &held);
+    let checked = check::check(&held, upstream.as_deref());
+    let mut found: Vec<Finding> = Vec::new();
+    found.extend(findings::absent(&args.model, &absent));
+    found.extend(findings::files(&held, upstream.as_deref(), &checked, asked.is_some()));
+    found.extend(findings::weights(&held, &checked, model));
+    for finding in &mut found {
+        finding.add_known(model);
+    }
+    Ok(Report { name: id.to_owned(), model, held, upstream, checked, findings: found })
+}
+
+/// What the Hub says, if it can be asked.
+fn upstream(hub: &Hub, id: &str, held: &[Held]) -> Option<Vec<Upstream>> {
+    if hub.is_offline() || held.is_empty() {
+        return None;
+    }
+    let asked = hub.upstream(id, held, &Notes);
+    asked.inspect_err(|e| note(&format!("warning: not compared with the Hub: {e:#}"))).ok()
+}
+
+/// Checks a folder, or a GGUF file, of the user's.
+fn of_folder(args: &Args, folder: &Path) -> Result<Report> {
+    let name = folder.display().to_string();
+    if args.steps.is_some() || args.revision.is_some() {
+        bail!("--steps and --revision need a model of the Hub, but {name} is a folder: leave them out");
+    }
+    let there = folder.is_dir() || is_gguf(folder) && folder.is_file();
+    ensure!(there, "{name}: there is no such folder or .gguf file");
+    let held = vec![Held::of_folder(folder)?];
+    let checked = check::check(&held, None);
+    let findings = findings::files(&held, None, &checked, true);
+    Ok(Report { name, model: None, held, upstream: None, checked, findings })
+}

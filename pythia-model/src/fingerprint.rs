@@ -1,0 +1,187 @@
+//! [`Fingerprint`]: what tells the weights of one checkpoint from those of another.
+
+mod compare;
+#[cfg(test)]
+mod tests;
+
+pub use compare::{Common, Extent, compare};
+
+use crate::weights::layout::{EMBED_IN, EMBED_OUT, LINEARS, in_layer};
+use crate::{LayerNormWeights, LayerWeights, Weights};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use pythia_tensor::Tensor;
+use xxhash_rust::xxh3::Xxh3;
+
+/// What tells some weights from others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    /// The square root of the sum of the squares of all numbers, summed in `f64`.
+    pub norm: f64,
+    /// An XXH3 hash of 64 bits of all bytes. It tells a difference, not malice.
+    pub hash: u64,
+}
+
+/// The fingerprint of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Fingerprint {
+    /// The embedding's.
+    pub embedding: Part,
+    /// That of the middle layer, biases and layer norms included.
+    pub layer: Part,
+    /// Which layer that is, counted from 0.
+    pub layer_index: usize,
+    /// The unembedding's; the embedding's where they are tied.
+    pub unembedding: Part,
+    /// The hash of all weights.
+    pub hash: u64,
+    /// The names of the files that the weights lie in.
+    files: Vec<String>,
+    matrices: Vec<Matrix>,
+}
+
+/// A matrix by its name in a checkpoint.
+#[derive(Debug, Clone)]
+struct Matrix {
+    name: String,
+    hash: u64,
+    /// Which of the files it lies in, if it is not a copy in memory.
+    file: Option<usize>,
+}
+
+/// Bytes that are looked at before the next ones: few enough to be in the cache the second time.
+const BLOCK: usize = 1 << 17;
+
+impl Fingerprint {
+    /// Reads all weights, once; `read` is told of the bytes, as they are read.
+    pub fn of(weights: &Weights, read: &mut dyn FnMut(u64)) -> Self {
+        let file_name = |path: &std::path::Path| path.file_name().unwrap_or_default().display().to_string();
+        let files = weights.files.iter().map(|file| file_name(&file.path)).collect();
+        let mut reader = Reader { weights, read, matrices: Vec::new() };
+        let layer_index = weights.layers.len() / 2;
+        let embedding = reader.table(EMBED_IN, &weights.embed_in);
+        let mut all = Sum::default();
+        all.add(embedding);
+        let mut middle = Sum::default();
+        for (l, layer) in weights.layers.iter().enumerate() {
+            let part = reader.layer(l, layer, l == layer_index);
+            all.add(part.part());
+            if l == layer_index {
+                middle = part;
+            }
+        }
+        all.layer_norm(&weights.final_layer_norm);
+        let tied = weights.embed_out.bytes().as_ptr_range() == weights.embed_in.bytes().as_ptr_range();
+        let unembedding = if tied { embedding } else { reader.table(EMBED_OUT, &weights.embed_out) };
+        all.add(unembedding);
+        let (layer, hash) = (middle.part(), all.part().hash);
+        Self { embedding, layer, layer_index, unembedding, hash, files, matrices: reader.matrices }
+    }
+}
+
+/// Parts, put together.
+#[derive(Default)]
+struct Sum {
+    squares: f64,
+    hash: Xxh3,
+}
+
+impl Sum {
+    fn add(&mut self, part: Part) {
+        self.squares += part.norm * part.norm;
+        self.hash.update(&part.hash.to_le_bytes());
+    }
+
+    fn vector(&mut self, numbers: &[f32]) {
+        self.squares += sum_of_squares(numbers);
+        self.hash.update(bytemuck::cast_slice(numbers));
+    }
+
+    fn layer_norm(&mut self, LayerNormWeights { weight, bias }: &LayerNormWeights) {
+        self.vector(weight);
+        self.vector(bias);
+    }
+
+    fn part(&self) -> Part {
+        Part { norm: self.squares.sqrt(), hash: self.hash.digest() }
+    }
+}
+
+/// Goes through the weights.
+struct Reader<'a> {
+    weights: &'a Weights,
+    read: &'a mut dyn FnMut(u64),
+    matrices: Vec<Matrix>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, name: &str, table: &Tensor) -> Part {
+        self.matrix(name.to_owned(), table, true)
+    }
+
+    fn layer(&mut self, l: usize, layer: &LayerWeights, with_norm: bool) -> Sum {
+        let mut sum = Sum::default();
+        sum.layer_norm(&layer.input_layernorm);
+        sum.layer_norm(&layer.post_attention_layernorm);
+        for (name, linear) in LINEARS.into_iter().zip(layer.linears()) {
+            sum.add(self.matrix(in_layer(l, name) + ".weight", &linear.weight, with_norm));
+            linear.bias.iter().for_each(|bias| sum.vector(bias));
+        }
+        sum
+    }
+
+    /// Without its norm, which takes time, it is said to be 0.
+    fn matrix(&mut self, name: String, matrix: &Tensor, with_norm: bool) -> Part {
+        let (mut squares, mut hash) = (0.0, Xxh3::new());
+        let rows = matrix.shape().first().copied().unwrap_or_default();
+        let at_once = (BLOCK * rows / matrix.bytes().len().max(1)).max(1);
+        for start in (0..rows).step_by(at_once) {
+            let block = matrix.rows(start..rows.min(start + at_once));
+            hash.update(block.bytes());
+            if with_norm {
+                squares += squares_of(&block);
+            }
+            (self.read)(block.bytes().len() as u64);
+        }
+        let hash = hash.digest();
+        let file = self.weights.files.iter().position(|file| file.offset(matrix.bytes()).is_some());
+        self.matrices.push(Matrix { name, hash, file });
+        Part { norm: f64::sqrt(squares), hash }
+    }
+}
+
+/// The sum of the squares of a tensor's numbers, those of two bytes without a copy of them all.
+fn squares_of(tensor: &Tensor) -> f64 {
+    fn widened<H>(numbers: &[H]) -> f64
+    where
+        [H]: HalfFloatSliceExt,
+    {
+        let mut wide = [0.0; 1024];
+        let of_step = |numbers: &[H]| {
+            let wide = &mut wide[..numbers.len()];
+            numbers.convert_to_f32_slice(wide);
+            sum_of_squares(wide)
+        };
+        numbers.chunks(1024).map(of_step).sum()
+    }
+    if let Ok(numbers) = tensor.as_slice::<f16>() {
+        widened(numbers)
+    } else if let Ok(numbers) = tensor.as_slice::<bf16>() {
+        widened(numbers)
+    } else {
+        sum_of_squares(&tensor.to_f32())
+    }
+}
+
+/// In 8 partial sums, which processors add at once.
+fn sum_of_squares(numbers: &[f32]) -> f64 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for eight in eights {
+        for (sum, &x) in sums.iter_mut().zip(eight) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+    }
+    let rest = rest.iter().map(|&x| f64::from(x) * f64::from(x));
+    sums.into_iter().chain(rest).sum()
+}
