@@ -26,10 +26,23 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
     let header = Header::parse(bytes).map_err(|message| Error::file(path, message))?;
     let heads = header.size("gptneox.attention.head_count").unwrap_or(1);
     let mut entries = HashMap::with_capacity(header.infos.len());
+    // Where the next tensor starts at the earliest, and whether exactly there.
+    let (mut next, mut exactly) = (0, true);
     for info in &header.infos {
         let fail = |message: String| Error::tensor(path, shown(info.name), message);
         let entry = entry(info, &header, bytes.len(), heads).map_err(fail)?;
         let name = from_gguf(info.name).unwrap_or_else(|| info.name.to_owned());
+        let aligned = info.offset.is_multiple_of(header.alignment);
+        if info.offset < next || !aligned || (exactly && info.offset > next) {
+            let found = info.offset;
+            return Err(fail(format!(
+                "it starts at byte {found} of the data, expected {next}, where the one before ends"
+            )));
+        }
+        // How long one of an unsupported type is, is unknown.
+        exactly = entry.dtype.is_ok();
+        let end = info.offset.checked_add(entry.range.len());
+        next = end.and_then(|end| end.checked_next_multiple_of(header.alignment)).unwrap_or(usize::MAX);
         if entries.insert(name, entry).is_some() {
             return Err(fail("the header names it twice".to_owned()));
         }
