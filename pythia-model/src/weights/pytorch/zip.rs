@@ -370,8 +370,23 @@ fn widen(numbers: [&mut u64; 3], mut extra: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The checksum that zip uses, bit by bit, which is fast enough for a pickle.
+/// What zip's checksum makes of each byte, its polynomial's bits reversed.
+const REMAINDERS: [u32; 256] = {
+    let mut remainders = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            bit += 1;
+        }
+        remainders[byte] = crc;
+        byte += 1;
+    }
+    remainders
+};
+
+/// The checksum that zip uses, of no more than a pickle.
 fn crc32(bytes: &[u8]) -> u32 {
-    let shift = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), shift))
+    !bytes.iter().fold(!0, |crc, &byte| crc >> 8 ^ REMAINDERS[usize::from(crc as u8 ^ byte)])
 }
