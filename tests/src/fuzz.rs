@@ -1,7 +1,7 @@
 //! What is done with bytes of unknown origin in each format, and the bounds that must hold for any of them. The fuzz
 //! targets in `tests/fuzz` and the tests call the same functions.
 
-use crate::tiny::{self, Tensors};
+use crate::tiny::{self, Named};
 use crate::torch_save::{Tensor, archive, state_dict};
 use crate::{peak, temporary};
 use pythia_model::{Config, Result, TensorFile, Tokenizer, Weights};
@@ -129,7 +129,7 @@ fn in_archive(pickle: &[u8]) -> Vec<u8> {
 }
 
 /// The model's tensors in two files.
-fn shards() -> [(&'static str, Tensors); 2] {
+fn shards() -> [(&'static str, Vec<Named>); 2] {
     let mut first = tiny::tensors(&tiny::config());
     let second = first.split_off(first.len() / 2);
     [("a.safetensors", first), ("b.safetensors", second)]
@@ -176,7 +176,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "old" => vec![tiny::stream(&tensors), tiny::stream(&few())],
         "zip" => vec![tiny::zip(&tensors).bytes, tiny::zip(&few()).bytes],
         "index" => {
-            let places = |(file, tensors): (&'static str, Tensors)| {
+            let places = |(file, tensors): (&'static str, Vec<Named>)| {
                 tensors.into_iter().map(move |(name, ..)| (name, json!(file)))
             };
             let map: serde_json::Map<_, _> = shards().into_iter().flat_map(places).collect();

@@ -7,8 +7,8 @@ use pythia_model::{Config, synth};
 use serde_json::{Map, Value, json};
 use std::fs;
 
-/// Names, shapes and bytes of tensors.
-pub type Tensors = Vec<(String, Vec<usize>, Vec<u8>)>;
+/// A tensor's name, shape and bytes.
+pub type Named = (String, Vec<usize>, Vec<u8>);
 
 /// The model's `config.json`.
 pub fn config_json() -> Value {
@@ -28,7 +28,7 @@ pub fn config() -> Config {
 }
 
 /// The tensors of a model of this shape, in `f16`, with the numbers of [`synth::tensor`].
-pub fn tensors(config: &Config) -> Tensors {
+pub fn tensors(config: &Config) -> Vec<Named> {
     let (v, c, i) = (config.vocab_size, config.hidden_size, config.intermediate_size);
     let mut shapes = vec![("gpt_neox.embed_in.weight".to_owned(), vec![v, c])];
     let mut put = |name: &str, shape: &[usize]| shapes.push((name.to_owned(), shape.to_vec()));
@@ -62,7 +62,7 @@ pub fn tensors(config: &Config) -> Tensors {
 }
 
 /// The tensors as a safetensors file, whose header is padded to a multiple of 8.
-pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
+pub fn safetensors(tensors: &[Named]) -> Vec<u8> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     header.insert("__metadata__".into(), json!({"format": "pt"}));
     for (name, shape, bytes) in tensors {
@@ -82,7 +82,7 @@ pub fn safetensors_of(header: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// The tensors as PyTorch describes them, and their storages.
-fn torch(tensors: &Tensors, view: Option<&[u8]>) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
+fn torch(tensors: &[Named], view: Option<&[u8]>) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
     let described = tensors.iter().enumerate().map(|(key, (name, shape, _))| {
         (name.as_str(), Tensor { view: view.map(<[u8]>::to_vec), ..Tensor::new(key, shape) })
     });
@@ -91,14 +91,14 @@ fn torch(tensors: &Tensors, view: Option<&[u8]>) -> (Vec<u8>, Vec<(String, Vec<u
 }
 
 /// The tensors as a zip archive of `torch.save`.
-pub fn zip(tensors: &Tensors) -> torch_save::Archive {
+pub fn zip(tensors: &[Named]) -> torch_save::Archive {
     let (state, storages) = torch(tensors, None);
     let storages: Vec<_> = storages.iter().map(|(key, bytes)| (key.as_str(), &bytes[..])).collect();
     archive(&state, &storages)
 }
 
 /// The tensors as `torch.save` wrote them before PyTorch 1.6.
-pub fn stream(tensors: &Tensors) -> Vec<u8> {
+pub fn stream(tensors: &[Named]) -> Vec<u8> {
     let (state, storages) = torch(tensors, Some(b"N"));
     let storages: Vec<_> =
         storages.iter().map(|(key, bytes)| (key.as_str(), bytes.len() as u64 / 2, &bytes[..])).collect();

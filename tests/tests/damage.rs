@@ -111,8 +111,10 @@ fn old_files_of_pytorch() {
 #[test]
 fn gguf() {
     let bytes = tiny::gguf(&tiny::config_json(), None);
-    let data = tiny::tensors(&tiny::config()).iter().map(|(.., bytes)| bytes.len().next_multiple_of(32)).sum::<usize>();
+    let tensors = tiny::tensors(&tiny::config());
     // Vectors are f32 there.
+    let size = |shape: &[usize], bytes: &[u8]| bytes.len() * if shape.len() == 1 { 2 } else { 1 };
+    let data: usize = tensors.iter().map(|(_, shape, bytes)| size(shape, bytes).next_multiple_of(32)).sum();
     let header = (0..bytes.len() - data).collect();
     check(&Good { name: "a.gguf", bytes, header, spare: 32, read: |p| all(&TensorFile::open_gguf(p)?) });
 }
@@ -175,5 +177,5 @@ fn configs() {
         }
     }
     println!("{refused} refused, {valid} valid");
-    assert!(refused > valid && valid > 0);
+    assert!(refused > 0 && valid > 0);
 }

@@ -34,9 +34,9 @@ pub(crate) fn indices() -> Vec<Case> {
         raw("{\"weight_map\":[]}", "invalid type: sequence, expected an object of strings"),
         raw("{\"weight_map\":{\"a\":1}}", "invalid type: integer `1`, expected a string"),
         raw("{\"weight_map\":{\"a\":\"a\",\"a\":\"b\"}}", "`a` occurs twice"),
-        raw(&("{\"x\":".to_owned() + &"[".repeat(100_000)), "expected an index of tensors: recursion limit"),
+        raw(&("{\"x\":".to_owned() + &"[".repeat(100_000)), "expected an index of tensors: EOF while parsing a list"),
         raw("{\"weight_map\":{},\"weight_map\":{}}", "duplicate field `weight_map`"),
-        raw(&names(&|i| (i.to_string(), "a".into()), 5000), "entries in 4100 bytes are too many"),
+        raw(&names(&|i| (i.to_string(), "a".into()), 5000), "bytes are too many"),
         raw(&names(&|i| (format!("{i:040}"), i.to_string()), 1001), "more than 1000 shards"),
     ]
 }
@@ -62,7 +62,7 @@ pub(crate) fn configs() -> Vec<Case> {
         raw("{\"layer_norm_eps\": Infinity}", "expected value at line 1 column 20"),
         raw("{\"rotary_pct\": 1e999}", "number out of range"),
         raw(&"[".repeat(100_000), "invalid type: sequence, expected an object"),
-        raw(&("{\"x\":".to_owned() + &"[".repeat(100_000)), "recursion limit exceeded"),
+        raw(&("{\"x\":".to_owned() + &"[".repeat(100_000)), "EOF while parsing a list"),
         raw("{\"model_type\": \"llama\"}", "unknown architecture \"llama\""),
         raw("{}", "neither `model_type` nor `architectures` says"),
         config(&json!({"architectures": ["GPTNeoXForSequenceClassification"]}), "shares only its backbone"),

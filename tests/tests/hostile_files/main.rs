@@ -18,7 +18,7 @@ pub(crate) struct Case {
     files: Vec<(String, Vec<u8>)>,
     /// What else is done to it.
     then: fn(&Path),
-    /// The file that the error names.
+    /// The file that the error names; the folder if it is empty.
     named: String,
     /// What the error says. No two cases have the same.
     says: String,
@@ -56,7 +56,8 @@ impl Case {
         (self.then)(dir.path());
         let opened = Model::open(dir.path()).and_then(|_| Tokenizer::of_model(dir.path()));
         let error = opened.expect_err(&self.says).to_string();
-        (dir.path().join(&self.named).display().to_string(), error)
+        let named = if self.named.is_empty() { dir.path().to_owned() } else { dir.path().join(&self.named) };
+        (named.display().to_string(), error)
     }
 }
 

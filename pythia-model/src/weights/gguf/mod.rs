@@ -21,10 +21,12 @@ use pythia_tensor::DType;
 use std::collections::HashMap;
 use std::path::Path;
 
+const HEADS: &str = "gptneox.attention.head_count";
+
 /// The tensors of the file `bytes`, all of them within the bytes, by their names in a checkpoint.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
     let header = Header::parse(bytes).map_err(|message| Error::file(path, message))?;
-    let heads = header.size("gptneox.attention.head_count").unwrap_or(1);
+    let heads = header.size(HEADS);
     let mut entries = HashMap::with_capacity(header.infos.len());
     // Where the next tensor starts at the earliest, and whether exactly there.
     let (mut next, mut exactly) = (0, true);
@@ -51,7 +53,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
 }
 
 /// Where a tensor lies, and what has to be done with it.
-fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: usize) -> Result<Entry, String> {
+fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: Option<usize>) -> Result<Entry, String> {
     let shape = info.shape.clone();
     // Bytes of so many numbers, and what they are.
     let (size, per, dtype, block) = match info.ggml_type {
@@ -79,7 +81,11 @@ fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: usize) -> R
             info.offset
         ));
     };
-    let heads = if is_fused(info.name) { heads } else { 1 };
+    let heads = match heads {
+        _ if !is_fused(info.name) => 1,
+        Some(heads) => heads,
+        None => return Err(format!("the order of its rows follows from the key `{HEADS}`: expected a size")),
+    };
     if heads > 1 && !shape.first().is_some_and(|rows| rows.is_multiple_of(3 * heads)) {
         return Err(format!("its shape {shape:?} is none of query, key and value of {heads} heads"));
     }
