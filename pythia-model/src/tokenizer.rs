@@ -1,6 +1,6 @@
 //! [`Tokenizer`]: a `tokenizer.json` read with Hugging Face's own crate, plus the raw bytes of every token.
 
-mod patterns;
+mod refusals;
 
 use crate::weights::gguf::GgufFile;
 use crate::weights::said;
@@ -83,7 +83,7 @@ impl Tokenizer {
         let broken = |message: String| {
             Error::file(path, format!("not a valid tokenizer.json: {message}; download the file again"))
         };
-        if let Some(message) = patterns::refusal(json) {
+        if let Some(message) = refusals::refusal(json) {
             return Err(Error::file(path, message));
         }
         // Crafted files make the crate's BPE builder panic (huggingface/tokenizers#2094, #2198).

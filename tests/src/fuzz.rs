@@ -6,8 +6,11 @@ use crate::torch_save::{Tensor, archive, state_dict};
 use crate::{peak, temporary};
 use pythia_model::{Config, Result, TensorFile, Tokenizer, Weights};
 use serde_json::json;
+use std::cell::Cell;
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -88,7 +91,8 @@ impl Checker {
         // A machine that pauses is not this program's: the quickest of three counts.
         for attempt in 1..=3 {
             let since = Instant::now();
-            let (read, held) = peak::of(|| (self.format.read)(&path));
+            let (read, held) = peak::of(|| quietly(|| (self.format.read)(&path)));
+            let read = read.unwrap_or_else(|message| panic!("{} panicked: {message}", self.format.name));
             let (took, name) = (since.elapsed(), self.format.name);
             assert!(held <= TIMES * length + BESIDE, "{name}: {held} bytes held for {length} of input");
             result = read;
@@ -105,6 +109,32 @@ impl Checker {
         }
         result
     }
+}
+
+thread_local! {
+    /// Whether this thread's panics are not to be printed, which alone can take fifty megabytes.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The result of `f`, or the message of its panic, which nobody is told. Where a panic is caught and becomes an error, as
+/// those of the crate `tokenizers` are, neither is that.
+fn quietly<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    QUIET.set(false);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
+    })
 }
 
 fn tensors_of(file: &TensorFile) -> Result<()> {

@@ -52,7 +52,8 @@ fn damaged(good: &Good, cases: impl Iterator<Item = Vec<u8>>, valid: impl Fn(usi
         }
     }
     println!("{}: {count} damaged files, {refused} refused, in {:?}", good.name, since.elapsed());
-    assert!(refused > 0 && since.elapsed() < Duration::from_secs(60));
+    // Far beyond the milliseconds that each takes, as the machine may pause.
+    assert!(refused > 0 && since.elapsed() < Duration::from_millis(200) * count);
 }
 
 fn check(good: &Good) {

@@ -83,7 +83,7 @@ fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 /// nothing was tested.
 fn run(format: &str, times: usize) {
     let (checker, corpus) = (Checker::new(format), corpus(format));
-    assert!(corpus.len() >= 4, "{format}: only {} files", corpus.len());
+    assert!(!corpus.is_empty(), "{format}: no files");
     let mut found = [0, 0];
     for (file, original) in corpus.iter().enumerate() {
         found[usize::from(checker.check(original).is_ok())] += 1;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static PEAK: peak::Peak = peak::Peak;
 
-/// The tensors of the smallest published size, in both formats.
+/// The tensors of the smallest published size, in both formats. Most of its vocabulary is left out, which makes files
+/// quicker to write and nothing slower to open.
 fn folders() -> (Config, [tempfile::TempDir; 2]) {
-    let config = Size::named("14m").unwrap().config();
+    let mut config = Size::named("14m").unwrap().config();
+    config.vocab_size = 2000;
     let (tensors, dirs) = (tiny::tensors(&config), [temporary(), temporary()]);
     fs::write(dirs[0].path().join("model.safetensors"), tiny::safetensors(&tensors)).unwrap();
     fs::write(dirs[1].path().join("pytorch_model.bin"), tiny::zip(&tensors).bytes).unwrap();

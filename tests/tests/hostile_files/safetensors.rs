@@ -36,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
         length(3, "a header of 3 bytes does not fit into the file of 10 bytes"),
         raw(&cut[..cut.len() - 1], "lie outside the file, which has"),
         file("[]", "the header does not start with `{`"),
-        file("{\"a\":", "the safetensors header is not valid: EOF while parsing"),
+        file("{\"a\":", "the safetensors header is not valid: tensor `a`: EOF while parsing a value"),
         one(&format!("\"x\":{}", "[".repeat(1000)), "tensor `a`: expected value at line 1"),
         one("\"dtype\":\"F7\"", "tensor `a`: unknown variant `F7`"),
         one(&format!("\"dtype\":\"{}\"", "\\n".repeat(100_000)), "...`, expected one of"),

@@ -49,6 +49,11 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
             return Err(fail("the header names it twice".to_owned()));
         }
     }
+    let end = header.data.saturating_add(next);
+    if exactly && end < bytes.len() {
+        let message = format!("{} bytes follow the last tensor, expected none", bytes.len() - end);
+        return Err(Error::file(path, message));
+    }
     Ok(entries)
 }
 

@@ -1,7 +1,7 @@
-//! The regular expressions of a `tokenizer.json`, looked at before they are compiled.
+//! What the crate `tokenizers` would stumble over in a `tokenizer.json`, looked at before it is.
 //!
-//! A pattern of twenty characters can ask for gigabytes, or for seconds per word. Byte-level tokenizers have one or two, of
-//! some hundred characters.
+//! A regular expression of twenty characters can ask for gigabytes, or for seconds per word. Byte-level tokenizers have one
+//! or two, of some hundred characters. And the crate cuts a prefix off tokens without looking where characters end.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -11,9 +11,12 @@ const MAX_LENGTH: usize = 2000;
 /// The most repetitions that a pattern may count out (`{1,3}`), the product of all of them.
 const MAX_REPETITIONS: u64 = 1000;
 
-/// Why a tokenizer's patterns are refused, if they are. What is no JSON is left to the tokenizer's own reader.
+/// Why a tokenizer is refused, if it is. What is no JSON is left to the tokenizer's own reader.
 pub(super) fn refusal(json: &[u8]) -> Option<String> {
-    let Outline { normalizer, pre_tokenizer } = serde_json::from_slice(json).ok()?;
+    let Outline { normalizer, pre_tokenizer, model } = serde_json::from_slice(json).ok()?;
+    if model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty()) {
+        return Some("`continuing_subword_prefix`: byte-level tokenizers have none, expected null".to_owned());
+    }
     for (key, Patterns(patterns)) in [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer)] {
         let length = patterns.iter().map(String::len).sum::<usize>();
         if length > MAX_LENGTH {
@@ -33,13 +36,20 @@ fn repetitions(pattern: &str) -> u64 {
     braces.filter_map(largest).fold(1, |product, n: u64| product.saturating_mul(n.max(1)))
 }
 
-/// The parts of a `tokenizer.json` that have patterns.
+/// The parts of a `tokenizer.json` that are looked at.
 #[derive(serde::Deserialize)]
 struct Outline {
+    #[serde(default)]
+    model: Model,
     #[serde(default)]
     normalizer: Patterns,
     #[serde(default)]
     pre_tokenizer: Patterns,
+}
+
+#[derive(Default, serde::Deserialize)]
+struct Model {
+    continuing_subword_prefix: Option<String>,
 }
 
 /// The values of all keys `Regex` in a value, however deep.
