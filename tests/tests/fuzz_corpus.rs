@@ -95,7 +95,7 @@ fn run(format: &str, times: usize) {
         }
     }
     println!("{format}: {} refused, {} valid", found[0], found[1]);
-    assert!(found[0] > times && found[1] > 0, "{format}: {found:?}");
+    assert!(found[0] > times / 2 && found[1] > 0, "{format}: {found:?}");
 }
 
 macro_rules! runs {

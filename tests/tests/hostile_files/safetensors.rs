@@ -39,7 +39,7 @@ pub(crate) fn cases() -> Vec<Case> {
         file("{\"a\":", "the safetensors header is not valid: tensor `a`: EOF while parsing a value"),
         one(&format!("\"x\":{}", "[".repeat(1000)), "tensor `a`: expected value at line 1"),
         one("\"dtype\":\"F7\"", "tensor `a`: unknown variant `F7`"),
-        one(&format!("\"dtype\":\"{}\"", "\\n".repeat(100_000)), "...`, expected one of"),
+        one(&format!("\"dtype\":\"{}\"", "\\n".repeat(100_000)), " ...2`, `F32`, `C64`"),
         one("\"dtype\":\"F16\",\"shape\":[-4],\"data_offsets\":[0,8]", "invalid value: integer `-4`, expected usize"),
         one("\"dtype\":\"F16\",\"shape\":[1e3],\"data_offsets\":[0,8]", "invalid type: floating point `1000.0`"),
         one("\"dtype\":\"F16\",\"shape\":[1,1,1,1,1,1,1,1,4],\"data_offsets\":[0,8]", "a shape of at most 8 numbers"),

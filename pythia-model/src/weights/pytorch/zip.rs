@@ -134,16 +134,11 @@ fn check_places(mut places: Vec<(Range<usize>, &str)>, directory: usize) -> Resu
     places.push((directory..directory, "the zip directory"));
     let (mut end, mut last) = (0, "the start of the file");
     for (range, name) in places {
-        let (start, this, before) = (range.start, shown(name), shown(last));
-        if start < end {
-            return Err(format!(
-                "in the archive, `{this}` at {start} overlaps `{before}`, which ends at {end}"
-            ));
-        }
-        if start > end {
-            return Err(format!(
-                "in the archive, `{this}` at {start} leaves a gap after `{before}`, which ends at {end}"
-            ));
+        let start = range.start;
+        if start != end {
+            let relation = if start < end { "overlaps" } else { "leaves a gap after" };
+            let (this, before) = (shown(name), shown(last));
+            return Err(format!("in the archive, `{this}` at {start} {relation} `{before}`, which ends at {end}"));
         }
         (end, last) = (range.end, name);
     }
