@@ -117,7 +117,9 @@ fn ctrl_c_leaves_no_half_of_a_converted_model() {
         }
         thread::sleep(Duration::from_millis(20));
         interrupt(&child);
-        assert_eq!(end(child), (Some(130), String::new(), String::new()), "{out}");
+        let (code, stdout, stderr) = end(child);
+        assert_eq!((code, stdout.as_str()), (Some(130), ""), "{out}: {stderr}");
+        assert!(stderr.starts_with("converting to ") && stderr.lines().count() == 1, "{out}: {stderr}");
         assert_eq!(files(), 1, "{out}");
     }
 }

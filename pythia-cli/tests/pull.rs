@@ -200,7 +200,7 @@ fn a_download_killed_at_any_moment_is_completed_by_the_next_run() {
     const MOMENTS: u32 = 24;
     let steps = ["--steps", "0,2"];
     let slow = |world: &World| {
-        world.server.fault("GET ", 99, Fault::Trickle(20_000, Duration::from_millis(15)));
+        world.server.fault("GET ", 99, Fault::Trickle(5000, Duration::from_millis(10)));
         let mut pull = world.pythia(&[&["pull", "14m"], &steps[..]].concat());
         pull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };

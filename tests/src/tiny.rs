@@ -125,7 +125,8 @@ pub fn gguf(config: &Value, tokenizer: Option<&[u8]>) -> Vec<u8> {
 
 /// A byte-level BPE tokenizer of five tokens.
 pub fn tokenizer() -> Value {
-    let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": [{"id": 0, "content": "<|endoftext|>", "single_word": false, "lstrip": false,

@@ -90,7 +90,13 @@ fn check(good: &Good) {
 fn safetensors() {
     let bytes = tiny::safetensors(&tiny::tensors(&tiny::config())[..4].to_vec());
     let data = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-    check(&Good { name: "a.safetensors", header: (0..data).collect(), bytes, spare: 0, read: |p| all(&TensorFile::open(p)?) });
+    check(&Good {
+        name: "a.safetensors",
+        header: (0..data).collect(),
+        bytes,
+        spare: 0,
+        read: |p| all(&TensorFile::open(p)?),
+    });
 }
 
 #[test]
@@ -98,7 +104,13 @@ fn archives_of_pytorch() {
     let zip = tiny::zip(&tiny::tensors(&tiny::config())[..3].to_vec());
     let storages = &zip.data[2..5];
     let header = (0..zip.bytes.len()).filter(|at| !storages.iter().any(|range| range.contains(at))).collect();
-    check(&Good { name: "a.bin", bytes: zip.bytes, header, spare: 0, read: |p| all(&TensorFile::open_pytorch(p)?) });
+    check(&Good {
+        name: "a.bin",
+        bytes: zip.bytes,
+        header,
+        spare: 0,
+        read: |p| all(&TensorFile::open_pytorch(p)?),
+    });
 }
 
 #[test]
@@ -106,7 +118,13 @@ fn old_files_of_pytorch() {
     let tensors = tiny::tensors(&tiny::config())[..3].to_vec();
     let bytes = tiny::stream(&tensors);
     let data = bytes.len() - tensors.iter().map(|(.., bytes)| 8 + bytes.len()).sum::<usize>();
-    check(&Good { name: "old.bin", header: (0..data + 8).collect(), bytes, spare: 0, read: |p| all(&TensorFile::open_pytorch(p)?) });
+    check(&Good {
+        name: "old.bin",
+        header: (0..data + 8).collect(),
+        bytes,
+        spare: 0,
+        read: |p| all(&TensorFile::open_pytorch(p)?),
+    });
 }
 
 #[test]
@@ -140,7 +158,10 @@ fn indexed(path: &Path) -> Result<Tensors> {
 #[test]
 fn indices() {
     let tensors = tiny::tensors(&tiny::config());
-    let map = tensors.iter().enumerate().map(|(i, (name, ..))| (name.clone(), ["a", "b"][usize::from(i >= 9)].into()));
+    let map = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, (name, ..))| (name.clone(), ["a", "b"][usize::from(i >= 9)].into()));
     let map: serde_json::Map<_, _> = map.collect();
     let bytes = serde_json::json!({ "weight_map": map }).to_string().into_bytes();
     let header = (0..bytes.len()).collect();
@@ -171,8 +192,12 @@ fn configs() {
                 refused += 1;
             }
             Ok(c) => {
-                assert!(c.hidden_size.is_multiple_of(c.num_attention_heads) && c.rotary_dims() <= c.head_dim());
-                assert!(c.rotary_dims() >= 2 && c.eos_token_ids.iter().all(|&id| (id as usize) < c.vocab_size));
+                assert!(
+                    c.hidden_size.is_multiple_of(c.num_attention_heads) && c.rotary_dims() <= c.head_dim()
+                );
+                assert!(
+                    c.rotary_dims() >= 2 && c.eos_token_ids.iter().all(|&id| (id as usize) < c.vocab_size)
+                );
                 valid += 1;
             }
         }

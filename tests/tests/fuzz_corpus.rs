@@ -73,7 +73,8 @@ fn change(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
             bytes.splice(digit..digit + digits, numbers[random.below(numbers.len())].bytes());
         }
         _ => {
-            let words: [&[u8]; 8] = [b"{", b"[", b"\"", b"null", b"(", b"\\u0000", b"PK\x01\x02", b"\xff\xff"];
+            let words: [&[u8]; 8] =
+                [b"{", b"[", b"\"", b"null", b"(", b"\\u0000", b"PK\x01\x02", b"\xff\xff"];
             bytes.splice(at..at, words[random.below(words.len())].iter().copied());
         }
     }
@@ -169,12 +170,12 @@ fn floods_of_pickles() {
         let _ = pickle.check(&torch_save::pickle(&[b"Nq\0", &part.repeat(500_000)[..]].concat()));
     }
     let dict = |part: &[u8]| torch_save::pickle(&[b"}", &part.repeat(40_000)[..]].concat());
-    let memo: Vec<u8> =
-        (0..130_000_u32).flat_map(|i| [b"r", &i.to_le_bytes()[..]].concat()).collect();
+    let memo: Vec<u8> = (0..130_000_u32).flat_map(|i| [b"r", &i.to_le_bytes()[..]].concat()).collect();
     let tuples = [&b"("[..], &b"N".repeat(100_000), b"t"].concat();
     // One tensor under many names.
     let tensor = torch_save::Tensor::new(0, &[4, 8]);
-    let names: Vec<u8> = (0..40_000).flat_map(|i| [&torch_save::text(&format!("{i:x}"))[..], b"h\0"].concat()).collect();
+    let names: Vec<u8> =
+        (0..40_000).flat_map(|i| [&torch_save::text(&format!("{i:x}"))[..], b"h\0"].concat()).collect();
     let named = [&tensor.write()[..], b"q\0", b"}(", &names, b"u"].concat();
     for bytes in [
         dict(b"NNs"),
@@ -230,7 +231,8 @@ fn floods_of_gguf_headers() {
     };
     let many = |part: &dyn Fn(usize) -> Vec<u8>| (0..MANY).flat_map(part).collect::<Vec<u8>>();
     let key = |i: usize| [&text(&format!("{i:x}"))[..], &[0, 0, 0, 0, 1]].concat();
-    let tensor = |i: usize| [&text(&format!("{i:x}"))[..], &[0, 0, 0, 0], &99_u32.to_le_bytes(), &[0; 8]].concat();
+    let tensor =
+        |i: usize| [&text(&format!("{i:x}"))[..], &[0, 0, 0, 0], &99_u32.to_le_bytes(), &[0; 8]].concat();
     let _ = gguf.check(&header(0, MANY, many(&key)));
     let _ = gguf.check(&header(MANY, 0, many(&tensor)));
     let array = [&9_u32.to_le_bytes()[..], &8_u32.to_le_bytes(), &(MANY as u64).to_le_bytes()].concat();

@@ -47,23 +47,87 @@ fn published() -> Vec<Published> {
     let dolly = json!({"rotary_pct": 0.25, "use_parallel_residual": true, "torch_dtype": "bfloat16",
         "custom_pipelines": {"text-generation": {"impl": "instruct_pipeline.InstructionTextGenerationPipeline"}}});
     let sequential = json!({"rotary_pct": 1.0, "use_parallel_residual": false});
-    let rinna = json!({"rotary_pct": 1.0, "use_parallel_residual": false, "bos_token_id": 2, "eos_token_id": 3});
-    let stablelm = json!({"rotary_pct": 0.25, "use_parallel_residual": true, "max_position_embeddings": 4096});
+    let rinna =
+        json!({"rotary_pct": 1.0, "use_parallel_residual": false, "bos_token_id": 2, "eos_token_id": 3});
+    let stablelm =
+        json!({"rotary_pct": 0.25, "use_parallel_residual": true, "max_position_embeddings": 4096});
     let neox = json!({"rotary_pct": 0.25, "hidden_act": "gelu_fast", "attention_probs_dropout_prob": 0});
     // The last six: parallel or not, dimensions rotated of each head, end of text, type, parameters.
     [
         ("EleutherAI/gpt-neox-20b", shape([44, 6144, 64, 50432], neox), true, (24, 96), 0, f16, 20.55),
-        ("databricks/dolly-v2-3b", shape([32, 2560, 32, 50280], dolly.clone()), true, (20, 80), 0, DType::BF16, 2.775),
-        ("databricks/dolly-v2-12b", shape([36, 5120, 40, 50280], dolly), true, (32, 128), 0, DType::BF16, 11.84),
-        ("togethercomputer/RedPajama-INCITE-Base-3B-v1", shape([32, 2560, 32, 50432], sequential.clone()), false, (80, 80), 0, f16, 2.776),
-        ("stabilityai/stablelm-base-alpha-3b", shape([16, 4096, 32, 50688], stablelm), true, (32, 128), 0, f16, 3.637),
-        ("EleutherAI/polyglot-ko-1.3b", shape([24, 2048, 16, 30080], json!({"rotary_pct": 0.5})), true, (64, 128), 0, f16, 1.332),
-        ("cyberagent/open-calm-1b", shape([24, 2048, 16, 52096], sequential), false, (128, 128), 0, f16, 1.422),
-        ("rinna/japanese-gpt-neox-3.6b", shape([36, 2816, 22, 32000], rinna), false, (128, 128), 3, f16, 3.608),
+        (
+            "databricks/dolly-v2-3b",
+            shape([32, 2560, 32, 50280], dolly.clone()),
+            true,
+            (20, 80),
+            0,
+            DType::BF16,
+            2.775,
+        ),
+        (
+            "databricks/dolly-v2-12b",
+            shape([36, 5120, 40, 50280], dolly),
+            true,
+            (32, 128),
+            0,
+            DType::BF16,
+            11.84,
+        ),
+        (
+            "togethercomputer/RedPajama-INCITE-Base-3B-v1",
+            shape([32, 2560, 32, 50432], sequential.clone()),
+            false,
+            (80, 80),
+            0,
+            f16,
+            2.776,
+        ),
+        (
+            "stabilityai/stablelm-base-alpha-3b",
+            shape([16, 4096, 32, 50688], stablelm),
+            true,
+            (32, 128),
+            0,
+            f16,
+            3.637,
+        ),
+        (
+            "EleutherAI/polyglot-ko-1.3b",
+            shape([24, 2048, 16, 30080], json!({"rotary_pct": 0.5})),
+            true,
+            (64, 128),
+            0,
+            f16,
+            1.332,
+        ),
+        (
+            "cyberagent/open-calm-1b",
+            shape([24, 2048, 16, 52096], sequential),
+            false,
+            (128, 128),
+            0,
+            f16,
+            1.422,
+        ),
+        (
+            "rinna/japanese-gpt-neox-3.6b",
+            shape([36, 2816, 22, 32000], rinna),
+            false,
+            (128, 128),
+            3,
+            f16,
+            3.608,
+        ),
     ]
     .into_iter()
     .map(|(name, json, parallel, rotated, eos, dtype, parameters)| Published {
-        name, json, parallel, rotated, eos, dtype, parameters,
+        name,
+        json,
+        parallel,
+        rotated,
+        eos,
+        dtype,
+        parameters,
     })
     .collect()
 }
@@ -114,15 +178,21 @@ fn shrunk_they_run() {
         let (mut json, name) = (model.json, model.name);
         // The same heads, of which there are two, and the same parts of them.
         let head = model.rotated.1;
-        for (key, value) in [("num_hidden_layers", 2), ("num_attention_heads", 2), ("hidden_size", 2 * head),
-            ("intermediate_size", 3 * head), ("vocab_size", 97)] {
+        for (key, value) in [
+            ("num_hidden_layers", 2),
+            ("num_attention_heads", 2),
+            ("hidden_size", 2 * head),
+            ("intermediate_size", 3 * head),
+            ("vocab_size", 97),
+        ] {
             json[key] = value.into();
         }
         let [at_once, one_by_one] = logits(&json);
         assert!(at_once.len() == 97 && at_once.iter().all(|x| x.is_finite()), "{name}");
         assert_eq!(at_once, one_by_one, "{name}");
         // What is special in a config is not without effect.
-        for (key, other) in [("use_parallel_residual", json!(!model.parallel)), ("rotary_pct", json!(0.125))] {
+        for (key, other) in [("use_parallel_residual", json!(!model.parallel)), ("rotary_pct", json!(0.125))]
+        {
             let mut changed = json.clone();
             changed[key] = other;
             assert_ne!(logits(&changed)[0], at_once, "{name}: {key}");

@@ -159,7 +159,8 @@ impl Repo {
     /// and its blobs may themselves be links to another disk.
     pub(super) fn check_links(&self, root: &Path, snapshot: &Path) -> Result<()> {
         let within = [root, &self.folder, &self.folder.join("blobs")].map(fs::canonicalize);
-        let entries = fs::read_dir(snapshot).with_context(|| format!("cannot read {}", snapshot.display()))?;
+        let entries =
+            fs::read_dir(snapshot).with_context(|| format!("cannot read {}", snapshot.display()))?;
         for link in entries.flatten().map(|entry| entry.path()) {
             // A dead link is no file, and leads nowhere.
             let Ok(file) = fs::canonicalize(&link) else { continue };

@@ -15,15 +15,21 @@ const MAX_REPETITIONS: u64 = 1000;
 pub(super) fn refusal(json: &[u8]) -> Option<String> {
     let Outline { normalizer, pre_tokenizer, model } = serde_json::from_slice(json).ok()?;
     if model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty()) {
-        return Some("`continuing_subword_prefix`: byte-level tokenizers have none, expected null".to_owned());
+        return Some(
+            "`continuing_subword_prefix`: byte-level tokenizers have none, expected null".to_owned(),
+        );
     }
     for (key, Patterns(patterns)) in [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer)] {
         let length = patterns.iter().map(String::len).sum::<usize>();
         if length > MAX_LENGTH {
-            return Some(format!("the patterns of the `{key}` have {length} characters, expected at most {MAX_LENGTH}"));
+            return Some(format!(
+                "the patterns of the `{key}` have {length} characters, expected at most {MAX_LENGTH}"
+            ));
         }
         if let Some(n) = patterns.iter().map(|p| repetitions(p)).find(|&n| n > MAX_REPETITIONS) {
-            return Some(format!("a pattern of the `{key}` repeats {n} times, expected at most {MAX_REPETITIONS}"));
+            return Some(format!(
+                "a pattern of the `{key}` repeats {n} times, expected at most {MAX_REPETITIONS}"
+            ));
         }
     }
     None

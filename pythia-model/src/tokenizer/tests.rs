@@ -161,7 +161,10 @@ fn a_prefix_that_would_cut_characters_is_refused() {
         let mut json = small_json();
         json["model"]["continuing_subword_prefix"] = prefix.into();
         let message = error_of(json.to_string().as_bytes());
-        assert!(message.contains("tokenizer.json: `continuing_subword_prefix`: byte-level tokenizers have none"), "{message}");
+        assert!(
+            message.contains("tokenizer.json: `continuing_subword_prefix`: byte-level tokenizers have none"),
+            "{message}"
+        );
     }
 }
 
@@ -171,7 +174,10 @@ fn patterns_that_are_too_large_are_refused_before_they_are_compiled() {
     for (pattern, says) in [
         ("((a{1000}){1000}){1000}".to_owned(), "a pattern of the `normalizer` repeats 1000000000 times"),
         ("a{2,1001}".to_owned(), "a pattern of the `normalizer` repeats 1001 times, expected at most 1000"),
-        ("\\p{L}".repeat(500), "the patterns of the `normalizer` have 2500 characters, expected at most 2000"),
+        (
+            "\\p{L}".repeat(500),
+            "the patterns of the `normalizer` have 2500 characters, expected at most 2000",
+        ),
     ] {
         let mut json = small_json();
         let replace = serde_json::json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": ""});

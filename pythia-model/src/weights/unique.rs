@@ -40,7 +40,10 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             bytes += key.len() + value.len();
             if entries.len() >= most(bytes, NAMES) {
-                return Err(de::Error::custom(format!("{} entries in {bytes} bytes are too many", entries.len())));
+                return Err(de::Error::custom(format!(
+                    "{} entries in {bytes} bytes are too many",
+                    entries.len()
+                )));
             }
             let name = shown(&key);
             if entries.insert(key, value).is_some() {

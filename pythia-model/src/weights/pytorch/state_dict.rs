@@ -50,7 +50,10 @@ pub(super) fn views<'a>(pickle: &Pickle<'a>, length: usize) -> Result<Vec<View<'
             ));
         };
         if views.len() >= most(length, LEAST) {
-            return Err(format!("more than {} tensors in a file of {length} bytes are too many", views.len()));
+            return Err(format!(
+                "more than {} tensors in a file of {length} bytes are too many",
+                views.len()
+            ));
         }
         let view = View::of(pickle, name, arguments).map_err(|e| format!("tensor `{}`: {e}", shown(name)))?;
         let Storage { key, .. } = view.storage;

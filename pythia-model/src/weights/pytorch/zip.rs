@@ -77,7 +77,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
 /// Storages are not read.
 fn has_checksums(entries: &HashMap<&str, Stored>, is_right: impl Fn(&Stored) -> bool) -> bool {
     const LONGEST_NOTE: usize = 64;
-    let mut notes = entries.values().filter(|stored| (1..=LONGEST_NOTE).contains(&stored.range.len())).peekable();
+    let mut notes =
+        entries.values().filter(|stored| (1..=LONGEST_NOTE).contains(&stored.range.len())).peekable();
     notes.peek().is_none() || notes.any(is_right)
 }
 
@@ -138,7 +139,9 @@ fn check_places(mut places: Vec<(Range<usize>, &str)>, directory: usize) -> Resu
         if start != end {
             let relation = if start < end { "overlaps" } else { "leaves a gap after" };
             let (this, before) = (shown(name), shown(last));
-            return Err(format!("in the archive, `{this}` at {start} {relation} `{before}`, which ends at {end}"));
+            return Err(format!(
+                "in the archive, `{this}` at {start} {relation} `{before}`, which ends at {end}"
+            ));
         }
         (end, last) = (range.end, name);
     }
