@@ -2,6 +2,7 @@
 
 use crate::temporary;
 use crate::torch_save::{self, Tensor, archive, state_dict};
+use half::f16;
 use pythia_model::convert::{Source, to_gguf};
 use pythia_model::{Config, synth};
 use serde_json::{Map, Value, json};
@@ -56,7 +57,7 @@ pub fn tensors(config: &Config) -> Vec<Named> {
         put("embed_out.weight", &[v, c]);
     }
     let bytes = |name: &str, shape: &[usize]| {
-        synth::tensor(name, shape, 7).into_iter().flat_map(|x| x.to_le_bytes()).collect()
+        synth::tensor(name, shape, 7).into_iter().flat_map(f16::to_le_bytes).collect()
     };
     shapes.into_iter().map(|(name, shape)| (name.clone(), shape.clone(), bytes(&name, &shape))).collect()
 }

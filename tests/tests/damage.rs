@@ -88,7 +88,7 @@ fn check(good: &Good) {
 
 #[test]
 fn safetensors() {
-    let bytes = tiny::safetensors(&tiny::tensors(&tiny::config())[..4].to_vec());
+    let bytes = tiny::safetensors(&tiny::tensors(&tiny::config())[..4]);
     let data = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
     check(&Good {
         name: "a.safetensors",
@@ -101,7 +101,7 @@ fn safetensors() {
 
 #[test]
 fn archives_of_pytorch() {
-    let zip = tiny::zip(&tiny::tensors(&tiny::config())[..3].to_vec());
+    let zip = tiny::zip(&tiny::tensors(&tiny::config())[..3]);
     let storages = &zip.data[2..5];
     let header = (0..zip.bytes.len()).filter(|at| !storages.iter().any(|range| range.contains(at))).collect();
     check(&Good {
