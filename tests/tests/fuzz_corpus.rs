@@ -109,7 +109,7 @@ macro_rules! runs {
 }
 
 runs! {
-    safetensors: 600, pickle: 600, old: 600, zip: 600, index: 600, config: 1000, tokenizer: 60, gguf: 300,
+    safetensors: 150, pickle: 150, old: 150, zip: 150, index: 150, config: 250, tokenizer: 20, gguf: 80,
 }
 
 #[test]
