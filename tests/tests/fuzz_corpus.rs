@@ -22,7 +22,7 @@ fn corpus(format: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// SplitMix64.
+/// The generator `SplitMix64`.
 struct Random(u64);
 
 impl Random {
@@ -152,7 +152,7 @@ fn floods_of_safetensors_headers() {
     let shape = "1,".repeat(1_000_000);
     for header in [
         format!(r#"{{{tensors}"z":0}}"#),
-        format!(r#"{{{}}}"#, tensors.trim_end_matches(',')),
+        format!(r"{{{}}}", tensors.trim_end_matches(',')),
         format!(r#"{{"__metadata__":{{{}}}}}"#, metadata.trim_end_matches(',')),
         format!(r#"{{"a":{{"dtype":"U8","shape":[{shape}1],"data_offsets":[0,1]}}}}"#),
         format!(r#"{{"a":{{"dtype":"U8","shape":[1],"data_offsets":[{shape}1]}}}}"#),
@@ -182,7 +182,7 @@ fn floods_of_pickles() {
         torch_save::pickle(&[b"N", &memo[..]].concat()),
         torch_save::pickle(&tuples),
         torch_save::pickle(&named),
-        torch_save::pickle(&[b"X", &500_000_u32.to_le_bytes()[..], &[b'x'; 500_000]].concat()),
+        torch_save::pickle(&[b"X", &500_000_u32.to_le_bytes()[..], &vec![b'x'; 500_000]].concat()),
     ] {
         let _ = pickle.check(&bytes);
         let _ = Checker::new("old").check(&torch_save::stream(&bytes, &[]));
