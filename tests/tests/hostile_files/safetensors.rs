@@ -88,7 +88,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "[4,8]",
             "tensor `gpt_neox.embed_in.weight`: missing: the config expects it",
         ),
-        file(&format!("{{{}}}", many), "5000 tensors in a file of "),
+        file(&format!("{{{many}}}"), "5000 tensors in a file of "),
         file("{\"__metadata__\":{\"a\":\"\",\"a\":\"\"}}", "`a` occurs twice"),
         file("{\"__metadata__\":{\"a\":1}}", "invalid type: integer `1`, expected a string"),
     ]
