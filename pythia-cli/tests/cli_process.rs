@@ -96,6 +96,54 @@ fn ctrl_c_leaves_no_half_of_a_model() {
 }
 
 #[test]
+#[cfg(unix)]
+fn ctrl_c_leaves_no_half_of_a_converted_model() {
+    let (cache, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let convert = |out: &str, model: &str| {
+        let mut command = pythia();
+        command.env("XDG_CACHE_HOME", cache.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["convert", "-m", model, "--dtype", "f32"]).arg(folder.path().join(out));
+        command.spawn().unwrap()
+    };
+    // The weights are written first.
+    assert!(convert("first", "synth:70m").wait().unwrap().success());
+    let files = || folder.path().read_dir().unwrap().count();
+    for out in ["model.gguf", "model"] {
+        let child = convert(out, "synth:70m");
+        let since = Instant::now();
+        while files() == 1 {
+            assert!(since.elapsed() < Duration::from_secs(10), "nothing is written");
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(20));
+        interrupt(&child);
+        let (code, stdout, stderr) = end(child);
+        assert_eq!((code, stdout.as_str()), (Some(130), ""), "{out}: {stderr}");
+        assert!(stderr.starts_with("converting to ") && stderr.lines().count() == 1, "{out}: {stderr}");
+        assert_eq!(files(), 1, "{out}");
+    }
+}
+
+/// A limit on the length of files stands for a full disk: the write fails in the middle.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_conversion_that_cannot_be_written_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    for out in ["model.gguf", "model"] {
+        let mut command = Command::new("sh");
+        // In blocks of 512 or 1024 bytes: less than the model's 3.7 MB in either.
+        command.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""]);
+        command.args([env!("CARGO_BIN_EXE_pythia-cli"), "convert", "--dtype", "f32"]);
+        let output = command.arg(folder.path().join(out)).output().unwrap();
+        let err = text(&output.stderr);
+        let path = folder.path().join(out).display().to_string();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{err}");
+        assert!(err.contains(&format!("error: {path}")) && err.contains("File too large"), "{err}");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "{out}");
+    }
+}
+
+#[test]
 fn nobody_reading_is_the_end_and_no_error() {
     for args in [&["run", "Hi", "-n", "400"][..], &["run", "Hi", "--json"], &["next", "Hi"], &["--help"]] {
         let mut child = pythia().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -221,6 +221,33 @@ fn hostile_answers_are_refused() {
     assert_says(&error, &["more than 10 redirects"]);
 }
 
+/// Whoever can write to the cache could make a model of any file that its reader may read.
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_cache_are_refused_and_links_of_the_cache_are_not() {
+    use std::os::unix::fs::symlink;
+    let world = World::usual();
+    let server = world.server();
+    let folder = world.hub(&server).snapshot(ID, "main", &Quiet).unwrap();
+    let link = folder.join("tokenizer.json");
+    let honest = fs::read_link(&link).unwrap();
+    for outside in ["/etc/passwd", "../../../../../../../../../../../../etc/passwd"] {
+        fs::remove_file(&link).unwrap();
+        symlink(outside, &link).unwrap();
+        let error = error_of(world.hub(&server).snapshot(ID, "main", &Quiet));
+        assert_says(&error, &[link.to_str().unwrap(), "leads out of the cache, to /etc/passwd: remove it"]);
+    }
+    fs::remove_file(&link).unwrap();
+    symlink(honest, &link).unwrap();
+    // Blobs on another disk, the repository on a third.
+    let elsewhere = tempfile::TempDir::new().unwrap();
+    for (part, name) in [(world.repo().join("blobs"), "blobs"), (world.repo(), "repo")] {
+        fs::rename(&part, elsewhere.path().join(name)).unwrap();
+        symlink(elsewhere.path().join(name), &part).unwrap();
+        world.hub(&server).snapshot(ID, "main", &Quiet).unwrap();
+    }
+}
+
 #[test]
 fn without_a_network_the_error_is_quick_and_helpful() {
     let world = World::usual();

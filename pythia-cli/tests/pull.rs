@@ -198,6 +198,45 @@ fn a_killed_download_goes_on_where_it_stopped() {
     assert!(resumed.count() >= 4, "{asked:?}");
 }
 
+/// Two checkpoints that come in pieces, the program killed at moments all over the download.
+#[test]
+fn a_download_killed_at_any_moment_is_completed_by_the_next_run() {
+    const MOMENTS: u32 = 24;
+    let steps = ["--steps", "0,2"];
+    let slow = |world: &World| {
+        world.server.fault("GET ", 99, Fault::Trickle(5000, Duration::from_millis(10)));
+        let mut pull = world.pythia(&[&["pull", "14m"], &steps[..]].concat());
+        pull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let (world, since) = (World::new(&[0, 2]), Instant::now());
+    assert!(slow(&world).wait().unwrap().success());
+    let whole = since.elapsed();
+    let mut halves = 0;
+    for moment in 0..MOMENTS {
+        let world = World::new(&[0, 2]);
+        let mut child = slow(&world);
+        thread::sleep(whole * moment / MOMENTS);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let left = if world.repo().exists() { tree(&world.repo()) } else { vec![] };
+        halves += usize::from(left.iter().any(|file| file.ends_with(".incomplete")));
+        // What is listed as on disk is whole.
+        for step in world.on_disk() {
+            assert_eq!(fs::read(world.blob(step)).unwrap(), weights(step), "{moment} of {MOMENTS}: {left:?}");
+        }
+        let again = World { server: HubServer::new(world.repos.path()), ..world };
+        again.pull(&steps);
+        assert_eq!(again.on_disk(), [0, 2], "{moment} of {MOMENTS}: {left:?}");
+        for step in [0, 2] {
+            assert_eq!(fs::read(again.blob(step)).unwrap(), weights(step), "{moment} of {MOMENTS}: {left:?}");
+        }
+        let files = tree(&again.repo());
+        assert!(files.iter().all(|file| !file.ends_with(".incomplete")), "{files:?}");
+    }
+    println!("{halves} of {MOMENTS} were killed in the middle of a file, of {whole:?} in all");
+    assert!(halves >= 3, "{halves}");
+}
+
 #[test]
 fn a_killed_eviction_is_finished_by_the_next() {
     let world = World::new(&[0, 2, 4]);

@@ -1,5 +1,6 @@
 //! [`Config`]: the shape of a GPT-NeoX model, from the `config.json` beside its weights.
 
+mod json;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -9,6 +10,7 @@ pub(crate) use write::torch_name;
 
 use crate::weights::gguf::GgufFile;
 use crate::weights::neox::NeoxFolder;
+use crate::weights::said;
 use crate::{Error, Result, disk};
 use pythia_tensor::{DType, Gelu};
 use std::path::Path;
@@ -105,9 +107,9 @@ impl Config {
     /// As [`Config::from_file`].
     pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         let path = path.as_ref();
-        let json = serde_json::from_slice(bytes)
-            .map_err(|e| Error::file(path, format!("expected a JSON object: {e}")))?;
-        read::config(path, &json)
+        let json::Known(map) = serde_json::from_slice(bytes)
+            .map_err(|e| Error::file(path, format!("expected a JSON object: {}", said(&e))))?;
+        read::config(path, &map)
     }
 
     /// Dimensions of one attention head (`D`).

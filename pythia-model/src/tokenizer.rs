@@ -1,7 +1,10 @@
 //! [`Tokenizer`]: a `tokenizer.json` read with Hugging Face's own crate, plus the raw bytes of every token.
 
+mod refusals;
+
 use crate::weights::gguf::GgufFile;
 use crate::weights::neox::NeoxFolder;
+use crate::weights::said;
 use crate::{Error, Result, disk};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -87,10 +90,13 @@ impl Tokenizer {
         let broken = |message: String| {
             Error::file(path, format!("not a valid tokenizer.json: {message}; download the file again"))
         };
+        if let Some(message) = refusals::refusal(json) {
+            return Err(Error::file(path, message));
+        }
         // Crafted files make the crate's BPE builder panic (huggingface/tokenizers#2094, #2198).
         let mut inner = catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
             .map_err(|panic| broken(panic_message(&*panic)))?
-            .map_err(|e| broken(e.to_string()))?;
+            .map_err(|e| broken(said(&e)))?;
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             return Err(Error::file(
                 path,
@@ -141,7 +147,7 @@ impl Tokenizer {
         // The only state that a panic could leave half-written is the crate's word cache, behind its own lock.
         catch_unwind(AssertUnwindSafe(encode))
             .map_err(|panic| panic_message(&*panic))
-            .and_then(|result| result.map_err(|e| e.to_string()))
+            .and_then(|result| result.map_err(|e| said(&e)))
             .map_err(|message| {
                 Error::file(&self.path, format!("this tokenizer cannot encode the text: {message}"))
             })
@@ -218,7 +224,7 @@ fn char_to_byte(c: char) -> Option<u8> {
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("the tokenizers crate gave up").lines().collect::<Vec<_>>().join(" ")
+    said(&text.unwrap_or("the tokenizers crate gave up"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! Loaders of the reference data that the tests of the whole system compare with.
 
+pub mod fuzz;
+pub mod peak;
 pub mod tales;
+pub mod tiny;
+#[path = "../../pythia-model/src/weights/tests/torch_save.rs"]
+pub mod torch_save;
 
 use pythia_model::{Size, synth};
 use safetensors::{Dtype, SafeTensors};

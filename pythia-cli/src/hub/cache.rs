@@ -156,6 +156,25 @@ impl Repo {
         }
     }
 
+    /// Checks that the files of a snapshot lie in the cache at `root`, wherever their links lead. The cache, the repository
+    /// and its blobs may themselves be links to another disk.
+    pub(super) fn check_links(&self, root: &Path, snapshot: &Path) -> Result<()> {
+        let within = [root, &self.folder, &self.folder.join("blobs")].map(fs::canonicalize);
+        let entries =
+            fs::read_dir(snapshot).with_context(|| format!("cannot read {}", snapshot.display()))?;
+        for link in entries.flatten().map(|entry| entry.path()) {
+            // A dead link is no file, and leads nowhere.
+            let Ok(file) = fs::canonicalize(&link) else { continue };
+            ensure!(
+                within.iter().flatten().any(|folder| file.starts_with(folder)),
+                "{} leads out of the cache, to {}: remove it and run the command again",
+                link.display(),
+                file.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Waits until no other process writes the blob `etag`. The lock goes with the returned file, or with this
     /// process. On a file system without locks there is none, and each process writes a partial file of its own.
     pub(super) fn lock(&self, etag: &str, file: &str, progress: &dyn Progress) -> Result<Partial> {

@@ -218,16 +218,23 @@ impl Hub {
     /// # Errors
     /// If a name is malformed; if the cache lacks something and the network is forbidden or fails; if the Hub has
     /// no such repository or revision, or refuses it, or has no weights for it; if a file arrives damaged; if
-    /// the disk is full. Each error says what to do.
+    /// the disk is full; if a link leads out of the cache. Each error says what to do.
     pub fn snapshot(&self, id: &str, revision: &str, progress: &dyn Progress) -> Result<PathBuf> {
         name::check_id(id)?;
         name::check_revision(revision)?;
         let repo = Repo::new(&self.cache, id);
+        let folder = self.find(&repo, id, revision, progress)?;
+        repo.check_links(&self.cache, &folder)?;
+        Ok(folder)
+    }
+
+    /// The folder of a snapshot, which is downloaded if it has to be.
+    fn find(&self, repo: &Repo, id: &str, revision: &str, progress: &dyn Progress) -> Result<PathBuf> {
         match repo.lookup(revision) {
             Cached::Complete(folder) => Ok(folder),
             Cached::Usable { folder, .. } if self.offline => Ok(folder),
             // What is here stands at this commit, wherever the branch has moved to since.
-            Cached::Usable { folder, commit } => self.download(&repo, id, &commit, progress).or_else(|e| {
+            Cached::Usable { folder, commit } => self.download(repo, id, &commit, progress).or_else(|e| {
                 progress.note(&format!("taking {id} as it is in the cache: {e:#}"));
                 Ok(folder)
             }),
@@ -237,7 +244,7 @@ impl Hub {
                  folder with -m",
                 repo.folder().display()
             ),
-            Cached::Lacking(_) => self.download(&repo, id, revision, progress),
+            Cached::Lacking(_) => self.download(repo, id, revision, progress),
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Fault {
     Cut(usize),
     /// The connection falls silent for so long after so many bytes of the body, and then ends.
     Stall(usize, Duration),
+    /// The body comes in pieces of so many bytes, with a pause after each.
+    Trickle(usize, Duration),
     /// The last byte of the body is wrong.
     WrongByte,
     /// The whole file where a part was asked for.
@@ -272,6 +274,10 @@ impl State {
             write!(head, "{name}: {value}\r\n").unwrap();
         }
         let whole = answer.body.len();
+        let trickle = match fault {
+            Some(Fault::Trickle(piece, pause)) => Some((piece, pause)),
+            _ => None,
+        };
         let (sent, pause) = match fault {
             _ if seen.method == "HEAD" => (0, None),
             Some(Fault::Cut(n)) => (n.min(whole), None),
@@ -282,7 +288,12 @@ impl State {
         self.seen.lock().unwrap().push(Seen { sent, ..seen });
         stream.write_all(head.as_bytes())?;
         stream.write_all(b"\r\n")?;
-        stream.write_all(&answer.body[..sent])?;
+        let (piece, rest) = trickle.unwrap_or((sent.max(1), Duration::ZERO));
+        for piece in answer.body[..sent].chunks(piece) {
+            stream.write_all(piece)?;
+            stream.flush()?;
+            std::thread::sleep(rest);
+        }
         stream.flush()?;
         if let Some(pause) = pause {
             std::thread::sleep(pause);

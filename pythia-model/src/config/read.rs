@@ -21,11 +21,8 @@ const ACTIVATIONS: [(&str, Gelu); 4] = [
     ("gelu_fast", Gelu::Tanh),
 ];
 
-/// The config in a parsed `config.json`. Defaults are those of transformers' `GPTNeoXConfig`.
-pub(super) fn config(path: &Path, json: &Value) -> Result<Config> {
-    let Value::Object(map) = json else {
-        return Err(Error::file(path, format!("expected a JSON object, found {}", shown(json))));
-    };
+/// The config in the keys of a `config.json`. Defaults are those of transformers' `GPTNeoXConfig`.
+pub(super) fn config(path: &Path, map: &Map<String, Value>) -> Result<Config> {
     let keys = Keys { path, prefix: "", map };
     keys.check_architecture()?;
     let rope = keys.rope()?;

@@ -127,12 +127,10 @@ fn error_of(json: &[u8]) -> String {
 
 #[test]
 fn broken_files_are_errors_that_name_the_file() {
-    let broken: [&dyn Fn(&mut serde_json::Value); 7] = [
+    let broken: [&dyn Fn(&mut serde_json::Value); 6] = [
         &|json| json["model"]["merges"] = serde_json::json!(["a nowhere"]),
         &|json| json["model"]["merges"] = serde_json::json!([["a"]]),
-        // The crate's builder panics on a token that is shorter than the prefix, and on a merge that is longer than
-        // all tokens (huggingface/tokenizers#2198).
-        &|json| json["model"]["continuing_subword_prefix"] = "##########".into(),
+        // The crate's builder panics on a merge that is longer than all tokens (huggingface/tokenizers#2198).
         &|json| {
             json["model"]["vocab"] = serde_json::json!({"aa": 0, "bb": 1});
             json["model"]["merges"] = serde_json::json!(["aa bb"]);
@@ -153,6 +151,39 @@ fn broken_files_are_errors_that_name_the_file() {
     }
     for bytes in [&b""[..], b"{}", b"\xff\xfe", b"[[[[", &b"[".repeat(100_000)] {
         assert!(error_of(bytes).starts_with("dir/tokenizer.json: not a valid tokenizer.json: "));
+    }
+}
+
+/// The crate's builder panics on a token that is shorter than the prefix, and cuts others wherever it ends.
+#[test]
+fn a_prefix_that_would_cut_characters_is_refused() {
+    for prefix in ["##########", "#"] {
+        let mut json = small_json();
+        json["model"]["continuing_subword_prefix"] = prefix.into();
+        let message = error_of(json.to_string().as_bytes());
+        assert!(
+            message.contains("tokenizer.json: `continuing_subword_prefix`: byte-level tokenizers have none"),
+            "{message}"
+        );
+    }
+}
+
+/// Twenty characters that ask for gigabytes, or that are too many in all.
+#[test]
+fn patterns_that_are_too_large_are_refused_before_they_are_compiled() {
+    for (pattern, says) in [
+        ("((a{1000}){1000}){1000}".to_owned(), "a pattern of the `normalizer` repeats 1000000000 times"),
+        ("a{2,1001}".to_owned(), "a pattern of the `normalizer` repeats 1001 times, expected at most 1000"),
+        (
+            "\\p{L}".repeat(500),
+            "the patterns of the `normalizer` have 2500 characters, expected at most 2000",
+        ),
+    ] {
+        let mut json = small_json();
+        let replace = serde_json::json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": ""});
+        json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [replace]});
+        let message = error_of(json.to_string().as_bytes());
+        assert!(message.contains(says), "{message}");
     }
 }
 

@@ -201,3 +201,15 @@ pub(crate) fn shown(name: &str) -> String {
     let name = name.escape_debug();
     if name.clone().count() > 120 { name.take(120).chain("...".chars()).collect() } else { name.collect() }
 }
+
+/// What a parser says, which may quote the file at any length, fit for a line of text.
+pub(crate) fn said(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let line = |part: &str| part.replace(char::is_control, " ");
+    match (text.char_indices().nth(400), text.char_indices().nth_back(60)) {
+        (Some((start, _)), Some((end, _))) if start < end => {
+            format!("{}...{}", line(&text[..start]), line(&text[end..]))
+        }
+        _ => line(&text),
+    }
+}

@@ -1,6 +1,6 @@
 //! [`Checkpoint`]: the files of a model's folder, taken as one set of named tensors.
 
-use super::file::{FileStamp, TensorFile, shown};
+use super::file::{FileStamp, TensorFile, said, shown};
 use super::gguf::GgufFile;
 use super::neox::{NeoxFolder, Parts};
 use super::unique::Entries;
@@ -36,6 +36,8 @@ pub(super) fn has_usual_weights(dir: &Path) -> bool {
 
 /// As for a safetensors header.
 const MAX_INDEX: u64 = 100_000_000;
+/// The largest models have some hundred files. All are open at the same time.
+const MAX_SHARDS: usize = 1000;
 
 /// Every tensor of a model, by name. Taking one out leaves the rest.
 pub(crate) struct Checkpoint {
@@ -102,11 +104,19 @@ impl Checkpoint {
         }
         let path = dir.join(format.index);
         let Index { weight_map: Entries(map) } = serde_json::from_slice(&disk::read(&path, MAX_INDEX)?)
-            .map_err(|e| Error::file(&path, format!("expected an index of tensors: {e}")))?;
+            .map_err(|e| Error::file(&path, format!("expected an index of tensors: {}", said(&e))))?;
 
-        let mut names: Vec<_> = map.values().cloned().collect();
-        names.sort();
-        names.dedup();
+        let mut names: Vec<String> = Vec::new();
+        for name in map.values() {
+            // Few names, in long runs mostly.
+            if let Err(place) = names.binary_search(name) {
+                if names.len() >= MAX_SHARDS {
+                    let message = format!("more than {MAX_SHARDS} shards: no model has so many files");
+                    return Err(Error::file(path, message));
+                }
+                names.insert(place, name.clone());
+            }
+        }
         let files: Vec<_> =
             names.iter().map(|name| (format.open)(shard(dir, &path, name)?)).collect::<Result<_>>()?;
 
@@ -122,7 +132,7 @@ impl Checkpoint {
             let place = names.binary_search(&shard).unwrap_or_default();
             let there = files.get(place).is_some_and(|file| file.contains(&tensor));
             if !there {
-                let message = format!("the index says it is in {shard}, which does not have it");
+                let message = format!("the index says it is in {}, which does not have it", shown(&shard));
                 return Err(Error::tensor(path, shown(&tensor), message));
             }
             places.insert(tensor, Place::Whole(place));

@@ -14,7 +14,7 @@ mod unique;
 pub use file::{FileStamp, TensorFile};
 
 use crate::{Config, Error, Result};
-pub(crate) use file::shown;
+pub(crate) use file::{said, shown};
 pub(crate) use folder::Checkpoint;
 use layout::{EMBED_IN, EMBED_OUT, FINAL_LAYER_NORM, LAYER_NORMS, LINEARS, LM_HEAD, LinearShape, in_layer};
 use pythia_tensor::{Quantized, Tensor};

@@ -3,18 +3,22 @@
 //! The file is a `u64` (little-endian), a JSON header of that many bytes, and the tensors' bytes back to back. The
 //! `safetensors` crate reads it too, but accepts a name that occurs twice and cannot say which tensor is wrong.
 
-use super::file::{Entry, shown};
-use super::unique::Entries;
+use super::file::{Entry, said, shown};
+use super::unique::{Entries, most};
 use crate::{Error, Result};
 use pythia_tensor::DType;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::collections::HashMap;
 use std::path::Path;
 use std::{fmt, io};
 
 /// The longest header that the format allows.
 const MAX_HEADER: usize = 100_000_000;
+/// More dimensions than any tensor of a model has.
+const MAX_DIMENSIONS: usize = 8;
+/// The fewest bytes that a file has for a tensor, its name and its numbers.
+const LEAST: usize = 128;
 
 /// The bytes of a file before its tensors, which follow back to back in the order given. They are padded, so that tensors
 /// are aligned if those of larger elements come first.
@@ -48,15 +52,19 @@ fn name_of(dtype: DType) -> Dtype {
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
     let (header, data) = split(path, bytes)?;
     let Header(mut infos) = serde_json::from_slice(header)
-        .map_err(|e| Error::file(path, format!("the safetensors header is not valid: {e}")))?;
-    infos.sort_by_key(|(_, info)| info.data_offsets);
-
+        .map_err(|e| Error::file(path, format!("the safetensors header is not valid: {}", said(&e))))?;
     let length = bytes.len() - data;
+    if infos.len() > most(bytes.len(), LEAST) {
+        let message = format!("{} tensors in a file of {} bytes are too many", infos.len(), bytes.len());
+        return Err(Error::file(path, message));
+    }
+    infos.sort_by_key(|(_, info)| info.offsets);
+
     // Where the tensors so far end, and the last one's name.
     let (mut end, mut last) = (0, String::new());
     let mut entries = HashMap::with_capacity(infos.len());
     for (name, info) in infos {
-        let (start, stop) = info.data_offsets;
+        let (start, stop) = info.offsets;
         let fail = |message: String| Err(Error::tensor(path, shown(&name), message));
         if entries.contains_key(&name) {
             return fail("the header names it twice".to_owned());
@@ -85,7 +93,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>>
         last.clone_from(&name);
         let entry = Entry {
             dtype: Entry::dtype_of(info.dtype),
-            shape: info.shape,
+            shape: info.shape.0,
             range: data + start..data + stop,
             packing: None,
         };
@@ -128,13 +136,13 @@ fn split<'a>(path: &Path, bytes: &'a [u8]) -> Result<(&'a [u8], usize)> {
 }
 
 /// Whether shape and dtype need exactly the bytes that the offsets give.
-fn check_size(info: &TensorInfo) -> Result<(), String> {
-    let (start, stop) = info.data_offsets;
+fn check_size(info: &Info) -> Result<(), String> {
+    let (start, stop) = info.offsets;
     let Some(found) = stop.checked_sub(start) else {
         return Err(format!("it ends at byte {stop}, before it starts at {start}"));
     };
-    let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, &d| n.checked_mul(d));
-    let (dtype, shape) = (info.dtype, &info.shape);
+    let (dtype, shape) = (info.dtype, &info.shape.0);
+    let bits = shape.iter().try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d));
     match bits {
         None => Err(format!("{dtype} {shape:?} is too large to address")),
         Some(bits) if !bits.is_multiple_of(8) || bits / 8 != found => {
@@ -144,8 +152,45 @@ fn check_size(info: &TensorInfo) -> Result<(), String> {
     }
 }
 
+/// What a header says of a tensor.
+#[derive(serde::Deserialize)]
+struct Info {
+    dtype: Dtype,
+    shape: Shape,
+    #[serde(rename = "data_offsets")]
+    offsets: (usize, usize),
+}
+
+/// At most [`MAX_DIMENSIONS`] numbers.
+struct Shape(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Numbers;
+        impl<'de> Visitor<'de> for Numbers {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a shape of at most {MAX_DIMENSIONS} numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+                let mut shape = Vec::new();
+                while let Some(dimension) = seq.next_element()? {
+                    if shape.len() == MAX_DIMENSIONS {
+                        return Err(de::Error::invalid_length(MAX_DIMENSIONS + 1, &self));
+                    }
+                    shape.push(dimension);
+                }
+                Ok(Shape(shape))
+            }
+        }
+        deserializer.deserialize_seq(Numbers)
+    }
+}
+
 /// The tensors of a header in the order of the file, names that occur twice included.
-struct Header(Vec<(String, TensorInfo)>);
+struct Header(Vec<(String, Info)>);
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -171,7 +216,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 }
             } else {
                 let info = map.next_value();
-                let info = info.map_err(|e| de::Error::custom(format!("tensor `{}`: {e}", shown(&name))))?;
+                let info =
+                    info.map_err(|e| de::Error::custom(format!("tensor `{}`: {}", shown(&name), said(&e))))?;
                 infos.push((name, info));
             }
         }

@@ -1,10 +1,11 @@
 //! [`Header`]: keys and values, and where which tensor lies.
 
 use super::shown;
+use crate::weights::unique::most;
 use std::collections::HashMap;
 
-/// More keys, or tensors, than any file has.
-const MAX_COUNT: usize = 1 << 16;
+/// The fewest bytes that a file has for a tensor, its name and its numbers; it has far fewer keys.
+const LEAST: usize = 128;
 /// More dimensions than any tensor of a model has.
 const MAX_DIMENSIONS: usize = 4;
 
@@ -46,6 +47,8 @@ pub(super) struct Header<'a> {
     pub(super) infos: Vec<Info<'a>>,
     /// Where the data starts.
     pub(super) data: usize,
+    /// What each tensor's place is a multiple of.
+    pub(super) alignment: usize,
 }
 
 impl<'a> Header<'a> {
@@ -58,7 +61,8 @@ impl<'a> Header<'a> {
         if !(2..=3).contains(&version) {
             return Err(format!("GGUF version {version} is not supported: expected 2 or 3, little-endian"));
         }
-        let [tensors, keys] = [cursor.count()?, cursor.count()?];
+        let most = most(bytes.len(), LEAST);
+        let [tensors, keys] = [cursor.count(most)?, cursor.count(most)?];
         let mut values = HashMap::new();
         for _ in 0..keys {
             let key = cursor.text()?;
@@ -78,7 +82,7 @@ impl<'a> Header<'a> {
             Some(_) => return Err("`general.alignment`: expected a power of two up to 65536".to_owned()),
         };
         let data = (bytes.len() - cursor.rest.len()).next_multiple_of(alignment);
-        Ok(Self { values, infos, data })
+        Ok(Self { values, infos, data, alignment })
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
@@ -142,11 +146,11 @@ impl<'a> Cursor<'a> {
         usize::try_from(n).map_err(|_| format!("{n} is too large for this machine"))
     }
 
-    fn count(&mut self) -> Result<usize, String> {
+    fn count(&mut self, most: usize) -> Result<usize, String> {
         let n = self.usize()?;
-        if n > MAX_COUNT {
+        if n > most {
             return Err(format!(
-                "the header says that it has {n} tensors or keys, expected at most {MAX_COUNT}"
+                "the header says that it has {n} tensors or keys, expected at most {most} in a file of this length"
             ));
         }
         Ok(n)

@@ -21,24 +21,44 @@ use pythia_tensor::DType;
 use std::collections::HashMap;
 use std::path::Path;
 
+const HEADS: &str = "gptneox.attention.head_count";
+
 /// The tensors of the file `bytes`, all of them within the bytes, by their names in a checkpoint.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>> {
     let header = Header::parse(bytes).map_err(|message| Error::file(path, message))?;
-    let heads = header.size("gptneox.attention.head_count").unwrap_or(1);
+    let heads = header.size(HEADS);
     let mut entries = HashMap::with_capacity(header.infos.len());
+    // Where the next tensor starts at the earliest, and whether exactly there.
+    let (mut next, mut exactly) = (0, true);
     for info in &header.infos {
         let fail = |message: String| Error::tensor(path, shown(info.name), message);
         let entry = entry(info, &header, bytes.len(), heads).map_err(fail)?;
         let name = from_gguf(info.name).unwrap_or_else(|| info.name.to_owned());
+        let aligned = info.offset.is_multiple_of(header.alignment);
+        if info.offset < next || !aligned || (exactly && info.offset > next) {
+            let found = info.offset;
+            return Err(fail(format!(
+                "it starts at byte {found} of the data, expected {next}, where the one before ends"
+            )));
+        }
+        // How long one of an unsupported type is, is unknown.
+        exactly = entry.dtype.is_ok();
+        let end = info.offset.checked_add(entry.range.len());
+        next = end.and_then(|end| end.checked_next_multiple_of(header.alignment)).unwrap_or(usize::MAX);
         if entries.insert(name, entry).is_some() {
             return Err(fail("the header names it twice".to_owned()));
         }
+    }
+    let end = header.data.saturating_add(next);
+    if exactly && end < bytes.len() {
+        let message = format!("{} bytes follow the last tensor, expected none", bytes.len() - end);
+        return Err(Error::file(path, message));
     }
     Ok(entries)
 }
 
 /// Where a tensor lies, and what has to be done with it.
-fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: usize) -> Result<Entry, String> {
+fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: Option<usize>) -> Result<Entry, String> {
     let shape = info.shape.clone();
     // Bytes of so many numbers, and what they are.
     let (size, per, dtype, block) = match info.ggml_type {
@@ -66,7 +86,11 @@ fn entry(info: &Info<'_>, header: &Header<'_>, length: usize, heads: usize) -> R
             info.offset
         ));
     };
-    let heads = if is_fused(info.name) { heads } else { 1 };
+    let heads = match heads {
+        _ if !is_fused(info.name) => 1,
+        Some(heads) => heads,
+        None => return Err(format!("the order of its rows follows from the key `{HEADS}`: expected a size")),
+    };
     if heads > 1 && !shape.first().is_some_and(|rows| rows.is_multiple_of(3 * heads)) {
         return Err(format!("its shape {shape:?} is none of query, key and value of {heads} heads"));
     }

@@ -9,6 +9,10 @@ use safetensors::Dtype;
 
 /// The most values that a pickle may have: five thousand tensors have fewer.
 const MAX_VALUES: usize = 1 << 17;
+/// The bytes that values may take for each of the file, and those that they may take in any. A tensor takes 600, and in
+/// the file, with its storage, no less than 300. Vectors have room for twice what is in them.
+const MEMORY: usize = 3;
+const SMALL: usize = 256 << 10;
 /// The most bytes: names apart, a tensor takes about a hundred.
 pub(super) const MAX_LENGTH: usize = 16 << 20;
 const STOP: u8 = b'.';
@@ -60,10 +64,11 @@ pub(super) struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// The pickle that `bytes` start with.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+    /// The pickle that `bytes` start with, in a file of `file` bytes.
+    pub(super) fn parse(bytes: &'a [u8], file: usize) -> Result<Self, String> {
         let bytes = bytes.get(..MAX_LENGTH).unwrap_or(bytes);
-        let mut machine = Machine { rest: bytes, ..Machine::default() };
+        let most = SMALL + MEMORY * file;
+        let mut machine = Machine { rest: bytes, most, ..Machine::default() };
         if machine.bytes()? != [0x80, 2] {
             return Err(
                 "expected a pickle of protocol 2, found something else: save it with PyTorch's default"
@@ -142,6 +147,8 @@ fn global(module: &str, name: &str) -> Option<Value<'static>> {
 #[derive(Default)]
 struct Machine<'a> {
     rest: &'a [u8],
+    /// The most bytes that all that follows may take.
+    most: usize,
     stack: Vec<Value<'a>>,
     /// The heights of the stack that were marked.
     marks: Vec<usize>,
@@ -222,16 +229,16 @@ impl<'a> Machine<'a> {
     }
 
     fn bounded(&self) -> Result<(), String> {
-        let values = [
-            self.stack.len(),
-            self.marks.len(),
-            self.memo.len(),
-            self.values.len(),
-            self.puts.len(),
-            self.containers,
-        ];
-        if values.iter().sum::<usize>() > MAX_VALUES {
-            return Err(format!("more than {MAX_VALUES} values: this is not a model's state dict"));
+        let values = self.stack.len() + self.memo.len() + self.values.len();
+        let others = [self.marks.len(), self.puts.len(), self.containers].iter().sum::<usize>();
+        let bytes = values * size_of::<Value<'_>>()
+            + self.marks.len() * size_of::<usize>()
+            + self.puts.len() * size_of::<Put<'_>>();
+        if values + others > MAX_VALUES || bytes > self.most {
+            let (count, most) = (values + others, self.most);
+            return Err(format!(
+                "{count} values of {bytes} bytes, expected at most {MAX_VALUES} and {most}: this is not a model's state dict"
+            ));
         }
         Ok(())
     }

@@ -2,12 +2,15 @@
 
 use super::pickle::{Pickle, Run, Value};
 use super::{Entry, shown};
+use crate::weights::unique::most;
 use safetensors::Dtype;
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// More dimensions than any tensor of a model has.
 const MAX_DIMENSIONS: usize = 8;
+/// The fewest bytes that a file has for a tensor, its name and its numbers.
+const LEAST: usize = 128;
 
 /// A tensor of a state dict: a part of a storage.
 pub(super) struct View<'a> {
@@ -28,8 +31,8 @@ pub(super) struct Storage {
     pub(super) elements: usize,
 }
 
-/// Every tensor of a state dict, in its order.
-pub(super) fn views<'a>(pickle: &Pickle<'a>) -> Result<Vec<View<'a>>, String> {
+/// Every tensor of a state dict, in its order. The file that it lies in has `length` bytes.
+pub(super) fn views<'a>(pickle: &Pickle<'a>, length: usize) -> Result<Vec<View<'a>>, String> {
     if !matches!(pickle.root, Value::Dict(_)) {
         return Err(format!("expected a state dict, found {}", pickle.root.kind()));
     }
@@ -46,6 +49,12 @@ pub(super) fn views<'a>(pickle: &Pickle<'a>) -> Result<Vec<View<'a>>, String> {
                 shown(name)
             ));
         };
+        if views.len() >= most(length, LEAST) {
+            return Err(format!(
+                "more than {} tensors in a file of {length} bytes are too many",
+                views.len()
+            ));
+        }
         let view = View::of(pickle, name, arguments).map_err(|e| format!("tensor `{}`: {e}", shown(name)))?;
         let Storage { key, .. } = view.storage;
         if *storages.entry(key).or_insert(view.storage) != view.storage {

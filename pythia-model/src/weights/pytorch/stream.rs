@@ -17,7 +17,7 @@ const VERSION: i64 = 1001;
 pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
     let mut at = MAGIC.len();
     let mut next = || {
-        let pickle = Pickle::parse(bytes.get(at..).unwrap_or_default())?;
+        let pickle = Pickle::parse(bytes.get(at..).unwrap_or_default(), bytes.len())?;
         at += pickle.length;
         Ok::<_, String>(pickle)
     };
@@ -34,7 +34,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
             "expected numbers in little-endian order: save it again on a machine that has it".to_owned()
         );
     }
-    let views = state_dict::views(&state)?;
+    let views = state_dict::views(&state, bytes.len())?;
     let storages = storages(bytes, at, &views, &keys)?;
     Ok(Contents { views, storages })
 }

@@ -53,27 +53,39 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
             "expected numbers in the byte order `little`, found `{found}`: save it again there"
         ));
     }
-    let pickle = read_pickle(name, data(&stored.range), stored.crc)?;
-    let key = |name: &str| state_dict::storage_key(name.strip_prefix(folder)?.strip_prefix("data/")?);
-    let storages = entries.iter().filter_map(|(name, stored)| Some((key(name)?, stored.range.clone())));
-    Ok(Contents { views: state_dict::views(&pickle)?, storages: storages.collect() })
-}
-
-/// The pickle that fills the entry `name`. Its checksum alone is checked: storages are not read.
-fn read_pickle<'a>(name: &str, bytes: &'a [u8], expected: u32) -> Result<Pickle<'a>, String> {
-    let length = bytes.len();
+    let length = stored.range.len();
     if length > pickle::MAX_LENGTH {
         return Err(format!("the pickle has {length} bytes, expected at most {}", pickle::MAX_LENGTH));
     }
-    let crc = crc32(bytes);
-    if crc != expected {
+    let is_right = |stored: &Stored| crc32(data(&stored.range)) == stored.crc;
+    if !is_right(stored) && has_checksums(&entries, is_right) {
         return Err(format!(
-            "the archive's entry `{}` has the checksum {crc:08x}, expected {expected:08x}: the file is damaged, \
-             download it again",
-            shown(name)
+            "the archive's entry `{}` has the checksum {:08x}, expected {:08x}: the file is damaged, download it again",
+            shown(name),
+            crc32(data(&stored.range)),
+            stored.crc
         ));
     }
-    let pickle = Pickle::parse(bytes)?;
+    let pickle = read_pickle(data(&stored.range), bytes.len())?;
+    let key = |name: &str| state_dict::storage_key(name.strip_prefix(folder)?.strip_prefix("data/")?);
+    let storages = entries.iter().filter_map(|(name, stored)| Some((key(name)?, stored.range.clone())));
+    Ok(Contents { views: state_dict::views(&pickle, bytes.len())?, storages: storages.collect() })
+}
+
+/// Whether an archive has checksums: `torch.save` can be told to leave them out
+/// (`torch.serialization.set_crc32_options(False)`), and then those of the notes beside the pickle are wrong as well.
+/// Storages are not read.
+fn has_checksums(entries: &HashMap<&str, Stored>, is_right: impl Fn(&Stored) -> bool) -> bool {
+    const LONGEST_NOTE: usize = 64;
+    let mut notes =
+        entries.values().filter(|stored| (1..=LONGEST_NOTE).contains(&stored.range.len())).peekable();
+    notes.peek().is_none() || notes.any(is_right)
+}
+
+/// The pickle that fills an entry, in a file of `file` bytes.
+fn read_pickle(bytes: &[u8], file: usize) -> Result<Pickle<'_>, String> {
+    let length = bytes.len();
+    let pickle = Pickle::parse(bytes, file)?;
     match length - pickle.length {
         0 => Ok(pickle),
         left => Err(format!("{left} bytes follow the pickle, expected none")),
@@ -123,15 +135,12 @@ fn check_places(mut places: Vec<(Range<usize>, &str)>, directory: usize) -> Resu
     places.push((directory..directory, "the zip directory"));
     let (mut end, mut last) = (0, "the start of the file");
     for (range, name) in places {
-        let (start, this, before) = (range.start, shown(name), shown(last));
-        if start < end {
+        let start = range.start;
+        if start != end {
+            let relation = if start < end { "overlaps" } else { "leaves a gap after" };
+            let (this, before) = (shown(name), shown(last));
             return Err(format!(
-                "in the archive, `{this}` at {start} overlaps `{before}`, which ends at {end}"
-            ));
-        }
-        if start > end {
-            return Err(format!(
-                "in the archive, `{this}` at {start} leaves a gap after `{before}`, which ends at {end}"
+                "in the archive, `{this}` at {start} {relation} `{before}`, which ends at {end}"
             ));
         }
         (end, last) = (range.end, name);
@@ -359,8 +368,23 @@ fn widen(numbers: [&mut u64; 3], mut extra: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The checksum that zip uses, bit by bit, which is fast enough for a pickle.
+/// What zip's checksum makes of each byte, its polynomial's bits reversed.
+const REMAINDERS: [u32; 256] = {
+    let mut remainders = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            bit += 1;
+        }
+        remainders[byte] = crc;
+        byte += 1;
+    }
+    remainders
+};
+
+/// The checksum that zip uses, of no more than a pickle.
 fn crc32(bytes: &[u8]) -> u32 {
-    let shift = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), shift))
+    !bytes.iter().fold(!0, |crc, &byte| crc >> 8 ^ REMAINDERS[usize::from(crc as u8 ^ byte)])
 }

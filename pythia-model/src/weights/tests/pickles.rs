@@ -246,8 +246,8 @@ fn tensors_that_pytorch_describes_in_another_way_are_refused() {
 fn bombs_are_refused_quickly() {
     // Tuples in tuples, as deep as values are allowed, and deeper.
     let nested = |depth: usize| [&b"N"[..], &b"\x85".repeat(depth)].concat();
-    refused(&nested(100_000), "expected a state dict, found a tuple");
-    let many = "more than 131072 values: this is not a model's state dict";
+    refused(&nested(10_000), "expected a state dict, found a tuple");
+    let many = "expected at most 131072 and ";
     refused(&nested(1_000_000), many);
     for endless in [&b"N"[..], b"(", b")", b"}", b"]", b"Nq\0", b"h\0", b"K\x01", b"}}b"] {
         refused(&[b"Nq\0", &endless.repeat(1_000_000)[..]].concat(), many);
@@ -257,7 +257,7 @@ fn bombs_are_refused_quickly() {
     let doubling = b"(h\0h\0tq\0".repeat(5000);
     refused(&[b"Nq\0", &doubling[..]].concat(), "expected a state dict, found a tuple");
     // One tuple as the shape of many tensors, one long text as the name of many.
-    let shape = [&b"("[..], &b"K\x01".repeat(50_000), b"tq\0"].concat();
+    let shape = [&b"("[..], &b"K\x01".repeat(10_000), b"tq\0"].concat();
     let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", &tensor().storage()[..], b"K\0h\0h\0tR"].concat();
     let named: Vec<u8> = (0..5000).flat_map(|i| [&int(i)[..], &tensor].concat()).collect();
     refused(&[&shape[..], b"}(", &named, b"u"].concat(), "expected the name of a tensor, found the number 0");

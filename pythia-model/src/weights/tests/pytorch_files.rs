@@ -192,6 +192,28 @@ fn a_state_dict_may_be_ordered_and_have_attributes() {
     assert_eq!(entries["a"].shape, [2]);
 }
 
+/// What `torch.save` writes if it is told to compute none.
+#[test]
+fn an_archive_without_checksums_is_read_and_one_with_a_wrong_one_is_not() {
+    let whole = zip();
+    for none in [0_u32, 0xdead_beef] {
+        let mut without = whole.clone();
+        for (header, data) in whole.headers.iter().zip(&whole.data) {
+            without = without.with(header + 16, &none.to_le_bytes()).with(data.end + 4, &none.to_le_bytes());
+        }
+        assert_eq!(parse(&without.bytes).unwrap(), parse(&whole.bytes).unwrap());
+        // What holds the pickle's bytes to be right is that those of the version are.
+        let (header, data) = (whole.headers.last().unwrap(), whole.data.last().unwrap());
+        let right = super::torch_save::crc32(b"3\n").to_le_bytes();
+        let some = without.with(header + 16, &right).with(data.end + 4, &right);
+        let message = parse(&some.bytes).unwrap_err().to_string();
+        let expected = format!("`model/data.pkl` has the checksum {:08x}, expected {none:08x}", {
+            super::torch_save::crc32(&whole.bytes[whole.data[0].clone()])
+        });
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
 fn check_damage(original: &[u8], headers: impl IntoIterator<Item = usize>) {
     let (entries, model) = (parse(original).unwrap(), model_in_memory(original.to_vec()).unwrap());
     for at in headers {

@@ -1,17 +1,19 @@
-//! A writer of what `torch.save` writes, for tests: pickles, zip archives, the older stream.
+//! A writer of what `torch.save` writes, for tests: pickles, zip archives, the older stream. The tests of the whole system
+//! have it too.
+#![allow(unreachable_pub, missing_docs, reason = "private here, a module of a library there")]
 
 use std::ops::Range;
 
 /// A pickle of the opcodes given.
-pub(super) fn pickle(opcodes: &[u8]) -> Vec<u8> {
+pub fn pickle(opcodes: &[u8]) -> Vec<u8> {
     [b"\x80\x02", opcodes, b"."].concat()
 }
 
-pub(super) fn text(text: &str) -> Vec<u8> {
+pub fn text(text: &str) -> Vec<u8> {
     [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-pub(super) fn int(n: i64) -> Vec<u8> {
+pub fn int(n: i64) -> Vec<u8> {
     match (u8::try_from(n), i32::try_from(n)) {
         (Ok(n), _) => vec![b'K', n],
         (_, Ok(n)) => [b"J", &n.to_le_bytes()[..]].concat(),
@@ -19,39 +21,39 @@ pub(super) fn int(n: i64) -> Vec<u8> {
     }
 }
 
-pub(super) fn tuple(values: &[Vec<u8>]) -> Vec<u8> {
+pub fn tuple(values: &[Vec<u8>]) -> Vec<u8> {
     [b"(", &values.concat()[..], b"t"].concat()
 }
 
-pub(super) fn ints(numbers: &[i64]) -> Vec<u8> {
+pub fn ints(numbers: &[i64]) -> Vec<u8> {
     tuple(&numbers.iter().map(|&n| int(n)).collect::<Vec<_>>())
 }
 
 /// A dict with these keys and values.
-pub(super) fn dict(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+pub fn dict(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let pairs: Vec<u8> = pairs.iter().flat_map(|(key, value)| [&key[..], value].concat()).collect();
     [b"}(", &pairs[..], b"u"].concat()
 }
 
 /// A tensor, to be changed before it is written.
 #[derive(Clone)]
-pub(super) struct Tensor {
+pub struct Tensor {
     /// The type of its storage: `Half`.
-    pub(super) kind: String,
-    pub(super) key: String,
-    pub(super) device: String,
+    pub kind: String,
+    pub key: String,
+    pub device: String,
     /// How many elements the storage is said to have.
-    pub(super) elements: i64,
-    pub(super) offset: i64,
-    pub(super) shape: Vec<i64>,
-    pub(super) strides: Vec<i64>,
+    pub elements: i64,
+    pub offset: i64,
+    pub shape: Vec<i64>,
+    pub strides: Vec<i64>,
     /// What the old format has after that.
-    pub(super) view: Option<Vec<u8>>,
+    pub view: Option<Vec<u8>>,
 }
 
 impl Tensor {
     /// A contiguous one of `f16` with a storage of its own.
-    pub(super) fn new(key: usize, shape: &[usize]) -> Self {
+    pub fn new(key: usize, shape: &[usize]) -> Self {
         let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
         let strides = (1..=shape.len()).map(|i| shape[i..].iter().product()).collect();
         let elements = shape.iter().product();
@@ -59,14 +61,14 @@ impl Tensor {
         Self { kind, key, device, elements, offset: 0, shape, strides, view: None }
     }
 
-    pub(super) fn storage(&self) -> Vec<u8> {
+    pub fn storage(&self) -> Vec<u8> {
         let kind = format!("ctorch\n{}Storage\n", self.kind).into_bytes();
         let mut id = vec![text("storage"), kind, text(&self.key), text(&self.device), int(self.elements)];
         id.extend(self.view.clone());
         [&tuple(&id)[..], b"Q"].concat()
     }
 
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub fn write(&self) -> Vec<u8> {
         let hooks = b"ccollections\nOrderedDict\n)R".to_vec();
         let arguments = [
             self.storage(),
@@ -81,13 +83,13 @@ impl Tensor {
 }
 
 /// A state dict of these tensors.
-pub(super) fn state_dict(tensors: &[(&str, Tensor)]) -> Vec<u8> {
+pub fn state_dict(tensors: &[(&str, Tensor)]) -> Vec<u8> {
     let pairs: Vec<_> = tensors.iter().map(|(name, tensor)| (text(name), tensor.write())).collect();
     pickle(&dict(&pairs))
 }
 
 /// The old format.
-pub(super) fn stream(state: &[u8], storages: &[(&str, u64, &[u8])]) -> Vec<u8> {
+pub fn stream(state: &[u8], storages: &[(&str, u64, &[u8])]) -> Vec<u8> {
     let machine = pickle(&dict(&[(text("little_endian"), b"\x88".to_vec())]));
     let keys: Vec<u8> = storages.iter().flat_map(|(key, ..)| text(key)).collect();
     let keys = pickle(&[b"](", &keys[..], b"e"].concat());
@@ -102,26 +104,26 @@ pub(super) fn stream(state: &[u8], storages: &[(&str, u64, &[u8])]) -> Vec<u8> {
 
 /// A zip archive, and where its parts lie.
 #[derive(Clone)]
-pub(super) struct Archive {
-    pub(super) bytes: Vec<u8>,
+pub struct Archive {
+    pub bytes: Vec<u8>,
     /// The local header of each entry.
-    pub(super) locals: Vec<usize>,
+    pub locals: Vec<usize>,
     /// The bytes of each entry.
-    pub(super) data: Vec<Range<usize>>,
+    pub data: Vec<Range<usize>>,
     /// The header in the directory of each entry.
-    pub(super) headers: Vec<usize>,
-    pub(super) end64: usize,
-    pub(super) locator: usize,
-    pub(super) end: usize,
+    pub headers: Vec<usize>,
+    pub end64: usize,
+    pub locator: usize,
+    pub end: usize,
 }
 
 impl Archive {
     /// An archive of these entries as PyTorch writes it: their bytes at multiples of 64, sizes after them.
-    pub(super) fn new(entries: &[(&str, &[u8])]) -> Self {
+    pub fn new(entries: &[(&str, &[u8])]) -> Self {
         Self::aligned(entries, 64)
     }
 
-    pub(super) fn aligned(entries: &[(&str, &[u8])], to: usize) -> Self {
+    pub fn aligned(entries: &[(&str, &[u8])], to: usize) -> Self {
         let (mut bytes, mut locals, mut data, mut headers) = (vec![], vec![], vec![], vec![]);
         for (name, content) in entries {
             let at = bytes.len();
@@ -145,7 +147,7 @@ impl Archive {
     }
 
     /// The records after the directory.
-    pub(super) fn finish(&mut self, directory: usize) {
+    pub fn finish(&mut self, directory: usize) {
         let bytes = &mut self.bytes;
         let (count, size) = (self.headers.len() as u64, (bytes.len() - directory) as u64);
         self.end64 = bytes.len();
@@ -165,14 +167,14 @@ impl Archive {
     }
 
     /// The same with other bytes at a place.
-    pub(super) fn with(&self, at: usize, bytes: &[u8]) -> Self {
+    pub fn with(&self, at: usize, bytes: &[u8]) -> Self {
         let mut changed = self.clone();
         changed.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         changed
     }
 }
 
-pub(super) fn local_header(bytes: &mut Vec<u8>, name: &str, extra: usize) {
+pub fn local_header(bytes: &mut Vec<u8>, name: &str, extra: usize) {
     bytes.extend(b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0");
     bytes.extend([0; 12]);
     bytes.extend([name.len() as u16, extra as u16].map(u16::to_le_bytes).concat());
@@ -184,7 +186,7 @@ pub(super) fn local_header(bytes: &mut Vec<u8>, name: &str, extra: usize) {
     }
 }
 
-pub(super) fn header(bytes: &mut Vec<u8>, name: &str, content: &[u8], local: usize, extra: &[u8]) {
+pub fn header(bytes: &mut Vec<u8>, name: &str, content: &[u8], local: usize, extra: &[u8]) {
     bytes.extend(b"PK\x01\x02\0\0\0\0\x08\x08\0\0\0\0\0\0");
     let size = content.len() as u32;
     bytes.extend([crc32(content), size, size].map(u32::to_le_bytes).concat());
@@ -196,7 +198,7 @@ pub(super) fn header(bytes: &mut Vec<u8>, name: &str, content: &[u8], local: usi
 }
 
 /// A checkpoint as a zip archive: the pickle, the storages by their keys.
-pub(super) fn archive(state: &[u8], storages: &[(&str, &[u8])]) -> Archive {
+pub fn archive(state: &[u8], storages: &[(&str, &[u8])]) -> Archive {
     let names: Vec<_> = storages.iter().map(|(key, _)| format!("model/data/{key}")).collect();
     let mut entries: Vec<(&str, &[u8])> = vec![("model/data.pkl", state), ("model/byteorder", b"little")];
     entries.extend(names.iter().zip(storages).map(|(name, (_, bytes))| (&name[..], *bytes)));
@@ -205,7 +207,7 @@ pub(super) fn archive(state: &[u8], storages: &[(&str, &[u8])]) -> Archive {
 }
 
 /// By its definition: the remainder of a division of polynomials over GF(2), bits reversed.
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for bit in bytes.iter().flat_map(|byte| (0..8).map(move |i| byte >> i & 1)) {
         let carry = (crc & 1) as u8 ^ bit;

@@ -1,0 +1,3 @@
+#![no_main]
+
+pythia_fuzz::target!("old");
