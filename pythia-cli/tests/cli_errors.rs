@@ -149,7 +149,10 @@ fn damaged_files_are_errors_and_nothing_more() {
         "continuing_subword_prefix": "long", "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
         "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}"#;
     fs::write(&tokenizer, crafted).unwrap();
-    says(&["run", "x", "-m", path(&model)], &["not a valid tokenizer.json"]);
+    says(
+        &["run", "x", "-m", path(&model)],
+        &["tokenizer.json", "`continuing_subword_prefix`", "expected null"],
+    );
     let weights = model.path().join("model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
