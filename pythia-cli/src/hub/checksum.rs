@@ -62,7 +62,7 @@ pub(crate) fn of_file(path: &Path, etag: &str, read: &dyn Fn(u64)) -> Result<Opt
         return Ok(None);
     }
     #[cfg(target_os = "linux")]
-    // Advice: who does not take it reads as well, only more slowly.
+    // Advice: who does not take it reads as well, only more slowly. Asking for what comes next as well gained nothing.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
     let mut buffer = vec![0; CHUNK];
     loop {
