@@ -3,8 +3,9 @@
 use pythia_model::taps::{At, Point, TapAt};
 use pythia_model::{Cache, Model, Sequence, Workspace};
 use pythia_tensor::{Crew, Team};
-use pythia_tests::{Reference, argmax, fixtures, folders, shared, worst};
+use pythia_tests::{Reference, argmax, fixtures, folders, shared, temporary, worst};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// Two independent float32 implementations differ in rounding only; ten times what was seen.
@@ -26,26 +27,31 @@ fn check_variant(dir: &Path) -> Worst {
     let model = Model::open(dir).unwrap();
     let reference = Reference::open(dir.join("reference.safetensors"));
     let team = Team::new(2).unwrap();
-    let worst = team.enter(|crew| compare(crew, &model, &reference));
+    let worst = team.enter(|crew| compare(crew, &model, &reference, true));
     team.enter(|crew| check_greedy(crew, &model, &reference.ids("greedy")));
     worst
 }
 
-fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
+/// Compares what stands in a reference, without its logits if they are not those of a language model.
+fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference, with_logits: bool) -> Worst {
     let (shape, _) = reference.integers("input_ids");
     let (batch, tokens) = (shape[0], shape[1]);
     let ids = reference.ids("input_ids");
-    let padding: Vec<usize> = reference
+    // Padding lies on the left, or on the right.
+    let own: Vec<Range<usize>> = reference
         .integers("attention_mask")
         .1
         .chunks(tokens)
-        .map(|mask| mask.iter().filter(|&&m| m == 0).count())
+        .map(|mask| {
+            let start = mask.iter().position(|&m| m != 0).unwrap();
+            start..start + mask.iter().filter(|&&m| m != 0).count()
+        })
         .collect();
     let mut caches: Vec<Cache> = (0..batch).map(|_| model.cache(tokens).unwrap()).collect();
     let mut sequences: Vec<Sequence<'_>> = caches
         .iter_mut()
         .enumerate()
-        .map(|(b, cache)| Sequence::all(&ids[b * tokens + padding[b]..(b + 1) * tokens], cache))
+        .map(|(b, cache)| Sequence::all(&ids[b * tokens..][own[b].clone()], cache))
         .collect();
 
     let layers = model.config().num_hidden_layers;
@@ -64,9 +70,11 @@ fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
         (reference.floats("logits").1, reference.floats("hidden_states").1, reference.floats("attentions").1);
     let mut row = 0;
     for b in 0..batch {
-        for t in padding[b]..tokens {
+        for t in own[b].clone() {
             let at = b * tokens + t;
-            worst_of.logits = worst_of.logits.max(worst(logits.row(row), &want_logits[at * v..][..v]));
+            if with_logits {
+                worst_of.logits = worst_of.logits.max(worst(logits.row(row), &want_logits[at * v..][..v]));
+            }
             for l in 0..=layers {
                 let point = if l < layers { Point::Block(l, At::ResidPre) } else { Point::LnFinal };
                 let got = &seen[&(point, None)][row * c..][..c];
@@ -75,13 +83,12 @@ fn compare(crew: &Crew<'_>, model: &Model, reference: &Reference) -> Worst {
             }
             row += 1;
         }
-        let own = tokens - padding[b];
+        let (start, own) = (own[b].start, own[b].len());
         for l in 0..layers {
             let got = &seen[&(Point::Block(l, At::Pattern), Some(b))];
             for h in 0..heads {
                 for t in 0..own {
-                    let want =
-                        (((l * batch + b) * heads + h) * tokens + padding[b] + t) * tokens + padding[b];
+                    let want = (((l * batch + b) * heads + h) * tokens + start + t) * tokens + start;
                     let got = &got[(h * own + t) * own..][..own];
                     worst_of.attention = worst_of.attention.max(worst(got, &want_attention[want..][..own]));
                 }
@@ -130,4 +137,28 @@ fn all_variants_match_transformers() {
     if let Some(dir) = shared("reference/variants") {
         check_all(&dir, 14);
     }
+}
+
+/// A classifier has no unembedding, so that it is refused by name. Under a config that takes the embedding for it, all but the
+/// logits are the backbone's.
+#[test]
+fn the_backbone_of_a_classifier_matches_transformers() {
+    let Some(dir) = shared("reference/variants/sequence-classification") else { return };
+    let message = Model::open(&dir).unwrap_err().to_string();
+    assert!(message.contains("shares only its backbone"), "{message}");
+    let backbone = temporary();
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let config = config.replace("ForSequenceClassification", "ForCausalLM");
+    let tied = config.replace(r#""tie_word_embeddings": false"#, r#""tie_word_embeddings": true"#);
+    assert_ne!(config, tied);
+    std::fs::write(backbone.path().join("config.json"), tied).unwrap();
+    std::fs::copy(dir.join("model.safetensors"), backbone.path().join("model.safetensors")).unwrap();
+    let model = Model::open(backbone.path()).unwrap();
+    let reference = Reference::open(dir.join("reference.safetensors"));
+    let worst = Team::new(2).unwrap().enter(|crew| compare(crew, &model, &reference, false));
+    println!(
+        "sequence-classification: hidden states {:.1e}, attention {:.1e}",
+        worst.hidden, worst.attention
+    );
+    assert!(worst.hidden.max(worst.attention) <= TOLERANCE, "{worst:?}");
 }
