@@ -18,8 +18,7 @@ pub fn fma_gflops(crew: &Crew<'_>) -> f64 {
         let row = tile.rows().start;
         tile.row_mut(row)[0] = multiply_add(isa, STEPS);
     };
-    let lanes = lanes(isa);
-    let flops = (2 * CHAINS * lanes * STEPS * threads) as f64;
+    let flops = (2 * CHAINS * isa.lanes() * STEPS * threads) as f64;
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops)
 }
 
@@ -35,7 +34,7 @@ pub fn bf16_gflops(crew: &Crew<'_>) -> Option<f64> {
             let row = tile.rows().start;
             tile.row_mut(row)[0] = crate::simd::multiply_pairs::<CHAINS>(isa, STEPS);
         };
-        let flops = (4 * CHAINS * lanes(isa) * STEPS * threads) as f64;
+        let flops = (4 * CHAINS * isa.lanes() * STEPS * threads) as f64;
         return Some(best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops));
     }
     let _ = crew;
@@ -53,7 +52,7 @@ pub fn int8_gops(crew: &Crew<'_>) -> f64 {
         let row = tile.rows().start;
         tile.row_mut(row)[0] = dot(isa, STEPS);
     };
-    let operations = (2 * 4 * CHAINS * lanes(isa) * STEPS * threads) as f64;
+    let operations = (2 * 4 * CHAINS * isa.lanes() * STEPS * threads) as f64;
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), operations)
 }
 
@@ -84,12 +83,6 @@ fn best(runs: usize, mut run: impl FnMut(), amount: f64) -> f64 {
 stamp! {
     fn multiply_add(steps: usize) -> f32 = multiply_add_body;
     fn sum(x: &[f32]) -> f32 = sum_body;
-    fn lanes() -> usize = lanes_body;
-}
-
-#[inline(always)]
-fn lanes_body<S: Simd>(_: S) -> usize {
-    S::LANES
 }
 
 #[inline(always)]
