@@ -8,15 +8,13 @@ pub use compare::{Common, Extent, compare};
 
 use crate::weights::layout::{EMBED_IN, EMBED_OUT, LINEARS, in_layer};
 use crate::{LayerNormWeights, LayerWeights, Weights};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-use pythia_tensor::Tensor;
+use pythia_tensor::{Crew, Tensor, ops};
 use xxhash_rust::xxh3::Xxh3;
 
 /// What tells some weights from others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {
-    /// The square root of the sum of the squares of all numbers, summed in `f64`.
+    /// The square root of the sum of the squares of all numbers: 512 at a time in `f32`, their sums in `f64`.
     pub norm: f64,
     /// An XXH3 hash of 64 bits of all bytes. It tells a difference, not malice.
     pub hash: u64,
@@ -54,10 +52,10 @@ const BLOCK: usize = 1 << 17;
 
 impl Fingerprint {
     /// Reads all weights, once; `read` is told of the bytes, as they are read.
-    pub fn of(weights: &Weights, read: &mut dyn FnMut(u64)) -> Self {
+    pub fn of(crew: &Crew<'_>, weights: &Weights, read: &mut dyn FnMut(u64)) -> Self {
         let file_name = |path: &std::path::Path| path.file_name().unwrap_or_default().display().to_string();
         let files = weights.files.iter().map(|file| file_name(&file.path)).collect();
-        let mut reader = Reader { weights, read, matrices: Vec::new() };
+        let mut reader = Reader { crew, weights, read, matrices: Vec::new() };
         let layer_index = weights.layers.len() / 2;
         let embedding = reader.table(EMBED_IN, &weights.embed_in);
         let mut all = Sum::default();
@@ -109,6 +107,7 @@ impl Sum {
 
 /// Goes through the weights.
 struct Reader<'a> {
+    crew: &'a Crew<'a>,
     weights: &'a Weights,
     read: &'a mut dyn FnMut(u64),
     matrices: Vec<Matrix>,
@@ -139,7 +138,8 @@ impl Reader<'_> {
             let block = matrix.rows(start..rows.min(start + at_once));
             hash.update(block.bytes());
             if with_norm {
-                squares += squares_of(&block);
+                let rows = ops::differences(self.crew, &block, &block);
+                squares += rows.iter().map(|row| row.squares[0]).sum::<f64>();
             }
             (self.read)(block.bytes().len() as u64);
         }
@@ -150,38 +150,7 @@ impl Reader<'_> {
     }
 }
 
-/// The sum of the squares of a tensor's numbers, those of two bytes without a copy of them all.
-fn squares_of(tensor: &Tensor) -> f64 {
-    fn widened<H>(numbers: &[H]) -> f64
-    where
-        [H]: HalfFloatSliceExt,
-    {
-        let mut wide = [0.0; 1024];
-        let of_step = |numbers: &[H]| {
-            let wide = &mut wide[..numbers.len()];
-            numbers.convert_to_f32_slice(wide);
-            sum_of_squares(wide)
-        };
-        numbers.chunks(1024).map(of_step).sum()
-    }
-    if let Ok(numbers) = tensor.as_slice::<f16>() {
-        widened(numbers)
-    } else if let Ok(numbers) = tensor.as_slice::<bf16>() {
-        widened(numbers)
-    } else {
-        sum_of_squares(&tensor.to_f32())
-    }
-}
-
-/// In 8 partial sums, which processors add at once.
+/// The sum of the squares, in `f64`.
 fn sum_of_squares(numbers: &[f32]) -> f64 {
-    let (eights, rest) = numbers.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for eight in eights {
-        for (sum, &x) in sums.iter_mut().zip(eight) {
-            *sum += f64::from(x) * f64::from(x);
-        }
-    }
-    let rest = rest.iter().map(|&x| f64::from(x) * f64::from(x));
-    sums.into_iter().chain(rest).sum()
+    numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }

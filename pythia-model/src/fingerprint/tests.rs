@@ -1,7 +1,7 @@
 use super::*;
 use crate::Config;
 use crate::weights::safetensors;
-use pythia_tensor::DType;
+use pythia_tensor::{DType, Team};
 use serde_json::json;
 use std::fs;
 use tempfile::TempDir;
@@ -61,8 +61,12 @@ impl Written {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.weights(), &mut |_| {})
+        fingerprint(&self.weights(), &mut |_| {})
     }
+}
+
+fn fingerprint(weights: &Weights, read: &mut dyn FnMut(u64)) -> Fingerprint {
+    Team::new(2).unwrap().enter(|crew| Fingerprint::of(crew, weights, read))
 }
 
 fn one(seed: u64) -> Fingerprint {
@@ -75,7 +79,7 @@ fn norms_are_those_of_all_numbers_of_a_part() {
         let written = Written::new(dtype, 2).with(|_, _| 1);
         let weights = written.weights();
         let mut read = 0;
-        let found = Fingerprint::of(&weights, &mut |n| read += n);
+        let found = fingerprint(&weights, &mut |n| read += n);
         assert_eq!(
             read,
             weights.matrices().map(|(_, m)| m.bytes().len() as u64).sum::<u64>()
@@ -94,9 +98,10 @@ fn norms_are_those_of_all_numbers_of_a_part() {
             [(found.embedding, EMBED_IN), (found.layer, "gpt_neox.layers.1."), (found.unembedding, EMBED_OUT)]
         {
             let want = norm(start);
-            // Sums of some thousand numbers in f64, in another order: their errors are below 1e-12 of them.
+            // Rows of 24 or 32 numbers are summed in f32: at most 32 roundings of half a unit, and half of that in the root.
+            let bound = 16.0 * f64::from(f32::EPSILON / 2.0);
             assert!(
-                (part.norm - want).abs() <= 1e-12 * want && want > 0.1,
+                (part.norm - want).abs() <= bound * want && want > 0.1,
                 "{dtype} {start}: {} {want}",
                 part.norm
             );
