@@ -1,5 +1,6 @@
 //! What this machine can do at best, measured: the limits that speeds are quoted against.
 
+use crate::kernels::quantized::parts;
 use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{Simd, stamp};
 use crate::{Crew, MatMut, Tile, Tiles};
@@ -52,7 +53,7 @@ pub fn int8_gops(crew: &Crew<'_>) -> f64 {
         let row = tile.rows().start;
         tile.row_mut(row)[0] = dot(isa, STEPS);
     };
-    let operations = (2 * 4 * CHAINS * isa.lanes() * STEPS * threads) as f64;
+    let operations = (2 * 4 / parts(isa) * CHAINS * isa.lanes() * STEPS * threads) as f64;
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), operations)
 }
 
@@ -104,18 +105,17 @@ stamp_int8! {
 #[inline(always)]
 fn dot_body<D: Int8>(d: D, steps: usize) -> f32 {
     const WEIGHTS: usize = CHAINS / 4;
-    let mut weights = [d.weights(d.load(&[0; 64])); WEIGHTS];
+    let mut weights = [d.load(&[0; 64]); WEIGHTS];
     for j in 0..WEIGHTS {
-        weights[j] = d.weights(d.load(&std::hint::black_box([j as u8; 64])));
+        weights[j] = d.load(&std::hint::black_box([j as u8; 64]));
     }
     let mut chains = [[d.splat(0); WEIGHTS]; 4];
     for _ in 0..steps {
         // As far as the compiler knows, others every time: what it has multiplied before it would not multiply again.
-        let quads = std::hint::black_box(&[1, 2, 3, 4]);
+        let activations = std::hint::black_box(&[1, 2, 3, 4]);
         for i in 0..4 {
-            let quad = d.quad(quads[i]);
             for j in 0..WEIGHTS {
-                chains[i][j] = d.dot(chains[i][j], weights[j], quad);
+                chains[i][j] = d.dot(chains[i][j], weights[j], activations[i]);
             }
         }
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::Config;
 use crate::weights::safetensors;
+use half::bf16;
 use pythia_tensor::{DType, Team};
 use serde_json::json;
 use std::fs;

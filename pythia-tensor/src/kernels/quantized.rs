@@ -21,7 +21,17 @@
 //! | 8192 x 2048 | 512 | 0.84 | 0.82 |
 //! | 1024 x 4096 | 8 | 0.50 | 0.41 |
 //!
-//! AVX2 and AVX-512 without VNNI multiply in 16 bits: 1.17 and 1.4 times the peak of AVX2's `f32` multiply-adds.
+//! AVX2 and AVX-512 without VNNI multiply in 16 bits: 1.17 and 1.4 times the peak of AVX2's `f32` multiply-adds. With AVX2 on two Zen 3
+//! cores, as a fraction of that peak, the products of a layer with C = 1024:
+//!
+//! | rows | int8, both sides widened in the tile | widened ahead (this) | int4, the same | (this) |
+//! |---|---|---|---|---|
+//! | 512 | 0.91-0.97 | 1.05-1.17 | 0.98-1.00 | 1.09-1.16 |
+//! | 16 | 0.77-0.98 | 0.78-1.13 | 0.80-0.98 | 0.87-1.13 |
+//! | 2 | 0.34-0.39 | 0.36-0.39 | 0.46-0.49 | 0.53-0.56 |
+//!
+//! Its limit is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate unless
+//! activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
 //!
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
@@ -29,11 +39,11 @@
 //! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
 
-use crate::Mat;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized, ZERO};
 use crate::simd::Simd;
 use crate::simd::int8::{Int8, stamp_int8};
 use crate::tensor::Lines;
+use crate::{Isa, Mat};
 use std::ops::Range;
 
 /// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
@@ -42,9 +52,9 @@ pub(crate) const COLS: usize = 64;
 /// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
 const HEADER: usize = 2;
 
-/// 32-bit words of `k` rounded activations.
-pub(crate) fn rounded_len(k: usize) -> usize {
-    k.div_ceil(BLOCK) * HEADER + k.next_multiple_of(GROUP) / 4
+/// 32-bit words of `k` rounded activations, in so many [`parts`].
+pub(crate) fn rounded_len(k: usize, parts: usize) -> usize {
+    k.div_ceil(BLOCK) * HEADER + k.next_multiple_of(GROUP) / 4 * parts
 }
 
 /// Rows of activations in codes, `[M]` times `[K / 256]` blocks of
@@ -52,39 +62,48 @@ pub(crate) fn rounded_len(k: usize) -> usize {
 /// ```text
 /// scale   f32: activation ~= scale * code
 /// start   i32: -128 times the sum of the codes, so that weights count from 0 and not from ZERO
-/// codes   [256] i8
+/// codes   [256] i8, or i16 where the instruction set multiplies in two parts: elements 0 2 1 3 of every four
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rounded<'a> {
     words: &'a [f32],
     k: usize,
+    parts: usize,
 }
 
 impl<'a> Rounded<'a> {
-    /// What [`round_activations`] wrote for rows of `k`.
-    pub(crate) fn new(words: &'a [f32], k: usize) -> Self {
-        assert!(words.len().is_multiple_of(rounded_len(k)), "{} words in rows of {k}", words.len());
-        Self { words, k }
+    /// What [`round_activations`] wrote for rows of `k`, with the same instruction set.
+    pub(crate) fn new(isa: Isa, words: &'a [f32], k: usize) -> Self {
+        let parts = parts(isa);
+        assert!(words.len().is_multiple_of(rounded_len(k, parts)), "{} words in rows of {k}", words.len());
+        Self { words, k, parts }
     }
 
     pub(crate) fn rows(&self) -> usize {
-        self.words.len() / rounded_len(self.k)
+        self.words.len() / self.row_len()
+    }
+
+    fn row_len(&self) -> usize {
+        rounded_len(self.k, self.parts)
     }
 
     /// The block at element `at` of row `m`, and of those after it.
     #[inline(always)]
     fn block(&self, m: usize, at: usize) -> &'a [f32] {
-        let row = rounded_len(self.k);
-        &self.words[m * row + at / BLOCK * (HEADER + BLOCK / 4)..(m + 1) * row]
+        let row = self.row_len();
+        &self.words[m * row + at / BLOCK * (HEADER + BLOCK / 4 * self.parts)..(m + 1) * row]
     }
 
     pub(crate) fn slice_rows(self, rows: Range<usize>) -> Self {
-        let row = rounded_len(self.k);
+        let row = self.row_len();
         Self { words: &self.words[rows.start * row..rows.end * row], ..self }
     }
 }
 
 stamp_int8! {
+    /// [`Int8::PARTS`] of an instruction set.
+    pub(crate) fn parts() -> usize = parts_body;
+
     /// Rounds a row of activations to codes; `out` has [`rounded_len`] words. A block with a number that is not finite
     /// gets a scale that is not a number.
     pub(crate) fn round_activations(a: &[f32], out: &mut [f32]) = round_body;
@@ -95,12 +114,17 @@ stamp_int8! {
 }
 
 #[inline(always)]
+fn parts_body<D: Int8>(_: D) -> usize {
+    D::PARTS
+}
+
+#[inline(always)]
 fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
     let s = d.f32s();
-    assert_eq!(out.len(), rounded_len(a.len()), "words of {} activations", a.len());
+    assert_eq!(out.len(), rounded_len(a.len(), D::PARTS), "words of {} activations", a.len());
     let mut rest = out;
     for block in a.chunks(BLOCK) {
-        let (words, tail) = rest.split_at_mut(HEADER + block.len().next_multiple_of(GROUP) / 4);
+        let (words, tail) = rest.split_at_mut(HEADER + block.len().next_multiple_of(GROUP) / 4 * D::PARTS);
         rest = tail;
         let (header, codes) = words.split_at_mut(HEADER);
         let (mut top, mut not_finite) = (s.zero(), s.zero());
@@ -113,7 +137,7 @@ fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
         let inverse = s.splat(if top > 0.0 { 127.0 / top } else { 0.0 });
         let codes: &mut [i8] = bytemuck::cast_slice_mut(codes);
         let mut total = s.zero();
-        for (i, codes) in codes.chunks_exact_mut(D::LANES).enumerate() {
+        for (i, codes) in codes.chunks_exact_mut(D::LANES * D::PARTS).enumerate() {
             let x = s.load_part(block.get(i * D::LANES..).unwrap_or_default());
             let code = s.round(s.mul(x, inverse));
             total = s.add(total, code);
@@ -135,7 +159,10 @@ fn products_body<D: Int8>(
 ) {
     let (panels, rows) = (cols.len().div_ceil(PANEL), a.rows());
     let stride = cols.len().next_multiple_of(COLS);
-    assert!(a.k == w.shape()[1] && cols.start.is_multiple_of(PANEL), "{cols:?} of {w:?}");
+    assert!(
+        a.k == w.shape()[1] && a.parts == D::PARTS && cols.start.is_multiple_of(PANEL),
+        "{cols:?} of {w:?}"
+    );
     assert_eq!(out.len(), rows * stride, "outputs");
     let panel_bytes = w.panel_bytes();
     let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
@@ -153,9 +180,11 @@ fn products_body<D: Int8>(
         (1, 8) => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
         (2, 8) => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
         (1, _) => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
-        (_, 16) => many_rows::<D, 1, 4>(d, a, w, bytes, out, scratch),
-        (_, 8) => many_rows::<D, 2, 1>(d, a, w, bytes, out, scratch),
-        (_, _) => many_rows::<D, 4, 1>(d, a, w, bytes, out, scratch),
+        (_, 16) => many_rows::<D, 1, 4, 1>(d, a, w, bytes, out, scratch),
+        // Writing the parts once pays when they are read by several passes.
+        (3..=18, 8) => many_rows::<D, 2, 1, 1>(d, a, w, bytes, out, scratch),
+        (_, 8) => many_rows::<D, 2, 1, 2>(d, a, w, bytes, out, scratch),
+        (_, _) => many_rows::<D, 4, 1, 1>(d, a, w, bytes, out, scratch),
     }
 }
 
@@ -181,7 +210,7 @@ fn few_rows<D: Int8, const M: usize, const V: usize, const C: usize>(
             let mut rows: [&[f32]; M] = [&[]; M];
             let mut sums = [[[d.splat(0); V]; C]; M];
             for m in 0..M {
-                rows[m] = &a.block(m, at)[..HEADER + len / 4];
+                rows[m] = &a.block(m, at)[..HEADER + len / 4 * D::PARTS];
                 sums[m][0] = [d.splat(rows[m][1].to_bits() as i32); V];
             }
             match bits {
@@ -216,16 +245,18 @@ fn dot_int8<D: Int8, const M: usize, const V: usize, const C: usize>(
     codes: &[u8],
     rows: &[&[f32]; M],
 ) {
-    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64), "quads of a row");
+    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64 * D::PARTS), "words of a row");
     for i in 0..codes.len() / (C * 64) {
-        let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C);
+        let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C * D::PARTS);
         for c in 0..C {
             for v in 0..V {
-                let w = d.weights(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
-                for m in 0..M {
-                    // SAFETY: there is a quad for every line.
-                    let quad = d.quad(unsafe { rows[m].get_unchecked(at + c) }.to_bits() as i32);
-                    sums[m][c][v] = d.dot(sums[m][c][v], w, quad);
+                let w = d.parts(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
+                for part in 0..D::PARTS {
+                    for m in 0..M {
+                        // SAFETY: there is a word for every part of a line.
+                        let word = unsafe { rows[m].get_unchecked(at + c * D::PARTS + part) };
+                        sums[m][c][v] = d.dot(sums[m][c][v], w[part], word.to_bits() as i32);
+                    }
                 }
             }
         }
@@ -244,20 +275,23 @@ fn dot_int4<D: Int8, const M: usize, const V: usize, const C: usize>(
     codes: &[u8],
     rows: &[&[f32]; M],
 ) {
-    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32), "quads of a row");
+    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32 * D::PARTS), "words of a row");
     // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
     for g in 0..codes.len() / (64 * LINES) {
-        let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
+        let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES * D::PARTS);
         for v in 0..V {
             let group = d.group(&groups[g * PANEL + v * D::LANES..]);
             for i in 0..LINES {
                 let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
                 for half in 0..2 {
-                    let (w, step) = (d.weights(bytes[half]), 2 * i + half);
-                    for m in 0..M {
-                        // SAFETY: there are two quads for every line.
-                        let quad = d.quad(unsafe { rows[m].get_unchecked(at + step) }.to_bits() as i32);
-                        sums[m][step % C][v] = d.dot(sums[m][step % C][v], w, quad);
+                    let (w, step) = (d.parts(bytes[half]), 2 * i + half);
+                    for part in 0..D::PARTS {
+                        for m in 0..M {
+                            // SAFETY: there is a word for every part of both halves of a line.
+                            let word = unsafe { rows[m].get_unchecked(at + step * D::PARTS + part) };
+                            sums[m][step % C][v] =
+                                d.dot(sums[m][step % C][v], w[part], word.to_bits() as i32);
+                        }
                     }
                 }
             }
@@ -269,9 +303,9 @@ fn dot_int4<D: Int8, const M: usize, const V: usize, const C: usize>(
 const PASS: usize = 6;
 
 /// Any number of rows, in equal passes: `P` panels of `V` vectors at a time, block by block, so that the block's weights are in the
-/// first-level cache for all passes over the rows.
+/// first-level cache for all passes over the rows: as codes, or (`W = PARTS`) in the parts that are multiplied.
 #[inline(always)]
-fn many_rows<D: Int8, const V: usize, const P: usize>(
+fn many_rows<D: Int8, const V: usize, const P: usize, const W: usize>(
     d: D,
     a: Rounded<'_>,
     w: &Quantized,
@@ -281,7 +315,7 @@ fn many_rows<D: Int8, const V: usize, const P: usize>(
 ) {
     let (rows, stride) = (a.rows(), out.len() / a.rows());
     let (bits, panel_bytes) = (w.bits(), w.panel_bytes());
-    let scratch = scratch.at_least(P * PANEL * BLOCK);
+    let scratch = scratch.at_least(P * PANEL * BLOCK * W);
     out.fill(0.0);
     for (p, group) in panels.chunks(P * panel_bytes).enumerate() {
         let count = group.len() / panel_bytes;
@@ -291,17 +325,21 @@ fn many_rows<D: Int8, const V: usize, const P: usize>(
             let (mut scales, mut codes): ([&[f32]; P], [&[u8]; P]) = ([&[]; P], [&[]; P]);
             let size = bits.header() + bits.codes(len);
             let mut ahead: [&[u8]; P] = [&[]; P];
-            for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK).enumerate() {
+            for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK * W).enumerate() {
                 // Past the last panel, it is used again and its result dropped.
                 let block = &group[i.min(count - 1) * panel_bytes + start..][..size];
                 let (header, stored) = block.split_at(bits.header());
                 ahead[i] = &panels[((p * P + i) * panel_bytes + start + size).min(panels.len())..];
                 scales[i] = bytemuck::cast_slice(&header[..4 * PANEL]);
                 codes[i] = match bits {
-                    Bits::Int8 => stored,
+                    Bits::Int8 if W == 1 => stored,
+                    Bits::Int8 => {
+                        part_block::<D, V>(d, stored, scratch);
+                        &scratch[..len * PANEL * W]
+                    }
                     Bits::Int4 => {
-                        expand_block::<D, V>(d, &header[4 * PANEL..], stored, scratch);
-                        &scratch[..len * PANEL]
+                        expand_block::<D, V, W>(d, &header[4 * PANEL..], stored, scratch);
+                        &scratch[..len * PANEL * W]
                     }
                 };
             }
@@ -314,12 +352,12 @@ fn many_rows<D: Int8, const V: usize, const P: usize>(
                 let run = (a, at, first);
                 let lines = (pass..steps).step_by(passes).fold(0_u64, |lines, i| lines | 1 << i);
                 match end - first {
-                    1 => tile::<D, 1, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
-                    2 => tile::<D, 2, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
-                    3 => tile::<D, 3, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
-                    4 => tile::<D, 4, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
-                    5 => tile::<D, 5, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
-                    _ => tile::<D, 6, V, P>(d, run, codes, scales, (ahead, lines), out, stride),
+                    1 => tile::<D, 1, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    2 => tile::<D, 2, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    3 => tile::<D, 3, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    4 => tile::<D, 4, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    5 => tile::<D, 5, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    _ => tile::<D, 6, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
                 }
                 first = end;
             }
@@ -327,17 +365,36 @@ fn many_rows<D: Int8, const V: usize, const P: usize>(
     }
 }
 
-/// A panel's block of int4 weights as the bytes of int8.
+/// A panel's block of int8 weights in the parts that are multiplied.
 #[inline(always)]
-fn expand_block<D: Int8, const V: usize>(d: D, groups: &[u8], codes: &[u8], out: &mut [u8]) {
+fn part_block<D: Int8, const V: usize>(d: D, codes: &[u8], out: &mut [u8]) {
+    for line in 0..codes.len() / 64 {
+        for v in 0..V {
+            store::<D, 2>(d, d.load(&codes[line * 64 + v * 4 * D::LANES..]), line, v, out);
+        }
+    }
+}
+
+/// Writes vector `v` of a line of int8 weights, or both of its parts.
+#[inline(always)]
+fn store<D: Int8, const W: usize>(d: D, x: D::Bytes, line: usize, v: usize, out: &mut [u8]) {
+    let parts = if W == 1 { [x, x] } else { d.parts(x) };
+    for part in 0..W {
+        d.store(parts[part], &mut out[(line * W + part) * 64 + v * 4 * D::LANES..]);
+    }
+}
+
+/// The same of int4 weights, or their bytes as int8.
+#[inline(always)]
+fn expand_block<D: Int8, const V: usize, const W: usize>(d: D, groups: &[u8], codes: &[u8], out: &mut [u8]) {
     for g in 0..codes.len() / (64 * LINES) {
         for v in 0..V {
             let group = d.group(&groups[g * PANEL + v * D::LANES..]);
             for i in 0..LINES {
                 let line = g * LINES + i;
                 let [low, high] = d.expand(d.load(&codes[line * 64 + v * 4 * D::LANES..]), group);
-                d.store(low, &mut out[2 * line * 64 + v * 4 * D::LANES..]);
-                d.store(high, &mut out[(2 * line + 1) * 64 + v * 4 * D::LANES..]);
+                store::<D, W>(d, low, 2 * line, v, out);
+                store::<D, W>(d, high, 2 * line + 1, v, out);
             }
         }
     }
@@ -345,7 +402,7 @@ fn expand_block<D: Int8, const V: usize>(d: D, groups: &[u8], codes: &[u8], out:
 
 /// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart.
 #[inline(always)]
-fn tile<D: Int8, const M: usize, const V: usize, const P: usize>(
+fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>(
     d: D,
     (a, at, first): (Rounded<'_>, usize, usize),
     codes: [&[u8]; P],
@@ -355,37 +412,41 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize>(
     stride: usize,
 ) {
     let s = d.f32s();
-    let steps = codes[0].len() / 64;
+    // A line holds several parts, or is one.
+    let (steps, parts) = (codes[0].len() / 64, D::PARTS / W);
     // Arrays are filled in loops here: closures over vectors, as `from_fn` takes them, were not inlined.
     let mut rows: [&[f32]; M] = [&[]; M];
     let mut sums = [[[d.splat(0); V]; P]; M];
     for m in 0..M {
-        rows[m] = &a.block(first + m, at)[..HEADER + steps];
+        rows[m] = &a.block(first + m, at)[..HEADER + steps * parts];
         sums[m] = [[d.splat(rows[m][1].to_bits() as i32); V]; P];
     }
     for p in 0..P {
         assert_eq!(codes[p].len(), 64 * steps, "codes of a panel's block");
     }
     for step in 0..steps {
-        if lines >> step & 1 == 1 {
+        if lines >> (step / W) & 1 == 1 {
             for p in 0..P {
-                ahead[p].get(step * 64).into_iter().for_each(|line| s.prefetch(line));
+                ahead[p].get(step / W * 64).into_iter().for_each(|line| s.prefetch(line));
             }
         }
-        let mut w = [[d.weights(d.load(codes[0])); V]; P];
+        let mut w = [[[d.load(codes[0]); 2]; V]; P];
         for p in 0..P {
             for v in 0..V {
                 let at = step * 64 + v * 4 * D::LANES;
                 // SAFETY: `step` is below the lines of every panel, and `V * LANES` rows make a line.
-                w[p][v] = d.weights(d.load(unsafe { codes[p].get_unchecked(at..at + 4 * D::LANES) }));
+                let line = d.load(unsafe { codes[p].get_unchecked(at..at + 4 * D::LANES) });
+                w[p][v] = if parts == 1 { [line, line] } else { d.parts(line) };
             }
         }
-        for m in 0..M {
-            // SAFETY: every row has so many quads.
-            let quad = d.quad(unsafe { rows[m].get_unchecked(HEADER + step) }.to_bits() as i32);
-            for p in 0..P {
-                for v in 0..V {
-                    sums[m][p][v] = d.dot(sums[m][p][v], w[p][v], quad);
+        for part in 0..parts {
+            for m in 0..M {
+                // SAFETY: every row has so many words.
+                let word = unsafe { rows[m].get_unchecked(HEADER + step * parts + part) }.to_bits() as i32;
+                for p in 0..P {
+                    for v in 0..V {
+                        sums[m][p][v] = d.dot(sums[m][p][v], w[p][v][part], word);
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@ use super::matmul::{Product, Weight};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
 use crate::kernels::matmul::{Packed, Panels};
-use crate::kernels::quantized::{Rounded, round_activations, rounded_len};
+use crate::kernels::quantized::{Rounded, parts, round_activations, rounded_len};
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::ops::Range;
 
@@ -29,9 +29,9 @@ impl To {
     }
 
     /// How many rows of `k` activations become so many 32-bit words together.
-    fn units(self, k: usize) -> (usize, usize) {
+    fn units(self, isa: Isa, k: usize) -> (usize, usize) {
         match self {
-            Self::Codes => (1, rounded_len(k)),
+            Self::Codes => (1, rounded_len(k, parts(isa))),
             // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
             Self::Bf16 => (1, k.div_ceil(2).next_multiple_of(16) + 16),
             Self::Panels(panels) => (panels.rows(), panels.group_len(k)),
@@ -69,7 +69,7 @@ impl Activations {
             if self.places.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
-            let (rows, words) = to.units(a.cols());
+            let (rows, words) = to.units(isa, a.cols());
             let units = a.rows().div_ceil(rows);
             let place = start..start + units * words;
             start = place.end;
@@ -103,14 +103,14 @@ impl Activations {
     }
 
     /// The codes of `a`.
-    pub(super) fn codes(&self, a: Mat<'_>) -> Rounded<'_> {
-        Rounded::new(self.words(a, To::Codes), a.cols())
+    pub(super) fn codes(&self, isa: Isa, a: Mat<'_>) -> Rounded<'_> {
+        Rounded::new(isa, self.words(a, To::Codes), a.cols())
     }
 
     /// `a` in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
-        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
+    pub(super) fn pairs(&self, isa: Isa, a: Mat<'_>) -> Mat<'_> {
+        Mat::new(self.words(a, To::Bf16), To::Bf16.units(isa, a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
     }
 
     /// `a` packed.

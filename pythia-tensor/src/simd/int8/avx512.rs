@@ -124,24 +124,14 @@ macro_rules! words_of_avx512 {
 
 impl Int8 for Avx512 {
     words_of_avx512!(self => self);
-    /// Elements 0 and 2 of each row, and elements 1 and 3, in 16 bits each: the product of bytes saturates.
-    type Weights = [__m512i; 2];
-    type Quad = [__m512i; 2];
 
+    /// The product of bytes saturates: elements 0 and 2 of each row, and elements 1 and 3, in 16 bits each.
     #[inline(always)]
-    fn weights(self, x: __m512i) -> [__m512i; 2] {
-        intrinsics!([_mm512_and_si512(x, _mm512_set1_epi16(0xFF)), _mm512_srli_epi16::<8>(x)])
-    }
-    #[inline(always)]
-    fn quad(self, x: i32) -> [__m512i; 2] {
+    fn dot(self, sums: __m512i, w: __m512i, a: i32) -> __m512i {
         intrinsics!({
-            let x = _mm512_set1_epi32(x);
-            [_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x)), _mm512_srai_epi16::<8>(x)]
-        })
-    }
-    #[inline(always)]
-    fn dot(self, sums: __m512i, w: [__m512i; 2], a: [__m512i; 2]) -> __m512i {
-        intrinsics!({
+            let w = [_mm512_and_si512(w, _mm512_set1_epi16(0xFF)), _mm512_srli_epi16::<8>(w)];
+            let a = _mm512_set1_epi32(a);
+            let a = [_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a)), _mm512_srai_epi16::<8>(a)];
             let sums = _mm512_add_epi32(sums, _mm512_madd_epi16(w[0], a[0]));
             _mm512_add_epi32(sums, _mm512_madd_epi16(w[1], a[1]))
         })
@@ -150,19 +140,9 @@ impl Int8 for Avx512 {
 
 impl Int8 for Vnni {
     words_of_avx512!(self => self.0);
-    type Weights = __m512i;
-    type Quad = __m512i;
 
     #[inline(always)]
-    fn weights(self, x: __m512i) -> __m512i {
-        x
-    }
-    #[inline(always)]
-    fn quad(self, x: i32) -> __m512i {
-        intrinsics!(_mm512_set1_epi32(x))
-    }
-    #[inline(always)]
-    fn dot(self, sums: __m512i, w: __m512i, a: __m512i) -> __m512i {
-        intrinsics!(_mm512_dpbusd_epi32(sums, w, a))
+    fn dot(self, sums: __m512i, w: __m512i, a: i32) -> __m512i {
+        intrinsics!(_mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(a)))
     }
 }

@@ -12,17 +12,14 @@ use super::Simd;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Vnni;
 
-/// Vectors of weight bytes, four elements of K for each of `LANES` rows, against four activations that all rows share.
+/// Vectors of weight codes, 32 bits for each of `LANES` rows, against 32 bits of activations that all rows share: four elements of
+/// K in bytes, or two in 16 bits each where products of bytes saturate.
 /// A value of an implementing type is the proof that the machine has the instructions, as with [`Simd`].
 pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// The words for `f32`, with lanes for the same rows.
     type F32s: Simd;
     /// `4 * LANES` bytes.
     type Bytes: Copy;
-    /// The same in the form that [`Int8::dot`] takes.
-    type Weights: Copy;
-    /// Four activations, in the form that [`Int8::dot`] takes.
-    type Quad: Copy;
     /// `LANES` sums.
     type Sums: Copy;
     /// The steps and offsets of a group of int4 weights of `LANES` rows.
@@ -30,6 +27,8 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
 
     /// Rows in a vector.
     const LANES: usize = Self::F32s::LANES;
+    /// Vectors that a vector of bytes is multiplied as: 1, or 2 of 16 bits.
+    const PARTS: usize = 1;
 
     /// The words for `f32`.
     fn f32s(self) -> Self::F32s;
@@ -39,14 +38,17 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// Writes `4 * LANES` bytes. Panics if there are fewer.
     fn store(self, x: Self::Bytes, out: &mut [u8]);
 
-    /// Weights, as numbers from 0 to 255.
-    fn weights(self, x: Self::Bytes) -> Self::Weights;
-    /// Four activations, as numbers from -128 to 127.
-    fn quad(self, x: i32) -> Self::Quad;
+    /// What a vector of bytes is multiplied as: the first `PARTS` of these. With two, elements 0 and 2 of each row come first, then
+    /// 1 and 3.
+    #[inline(always)]
+    fn parts(self, x: Self::Bytes) -> [Self::Bytes; 2] {
+        [x, x]
+    }
     /// All sums `x`.
     fn splat(self, x: i32) -> Self::Sums;
-    /// `sums + w · a`, over the four elements of each row.
-    fn dot(self, sums: Self::Sums, w: Self::Weights, a: Self::Quad) -> Self::Sums;
+    /// `sums + w · a`, over the elements of each row: a part of weights from 0 to 255, and activations from -128 to 127, in
+    /// the same order.
+    fn dot(self, sums: Self::Sums, w: Self::Bytes, a: i32) -> Self::Sums;
     /// `a + b`.
     fn add(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// The nearest `f32`s.
@@ -57,7 +59,8 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// The bytes that the low and the high halves of `x` stand for.
     fn expand(self, x: Self::Bytes, group: Self::Group) -> [Self::Bytes; 2];
 
-    /// Writes integers from -128 to 127 to the first `LANES` elements of `out`. Panics if there are fewer.
+    /// Writes integers from -128 to 127, the activations of [`Int8::dot`], to the first `LANES * PARTS` bytes of `out`. Panics
+    /// if there are fewer.
     fn store_codes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
 }
 

@@ -8,9 +8,6 @@ use crate::simd::{Portable, Simd};
 impl Int8 for Portable {
     type F32s = Self;
     type Bytes = [u8; 16];
-    /// Four vectors, one for each element.
-    type Weights = [[f32; 4]; 4];
-    type Quad = [f32; 4];
     type Sums = [f32; 4];
     type Group = [u8; 4];
 
@@ -29,27 +26,15 @@ impl Int8 for Portable {
         out[..16].copy_from_slice(&x);
     }
     #[inline(always)]
-    fn weights(self, x: [u8; 16]) -> [[f32; 4]; 4] {
-        let mut wide = [[0.0; 4]; 4];
-        for i in 0..16 {
-            wide[i % 4][i / 4] = f32::from(x[i]);
-        }
-        wide
-    }
-    #[inline(always)]
-    fn quad(self, x: i32) -> [f32; 4] {
-        let [a, b, c, d] = x.to_le_bytes();
-        [f32::from(a as i8), f32::from(b as i8), f32::from(c as i8), f32::from(d as i8)]
-    }
-    #[inline(always)]
     fn splat(self, x: i32) -> [f32; 4] {
         [x as f32; 4]
     }
     #[inline(always)]
-    fn dot(self, mut sums: [f32; 4], w: [[f32; 4]; 4], a: [f32; 4]) -> [f32; 4] {
+    fn dot(self, mut sums: [f32; 4], w: [u8; 16], a: i32) -> [f32; 4] {
+        let a = a.to_le_bytes();
         for i in 0..4 {
             for r in 0..4 {
-                sums[r] += w[i][r] * a[i];
+                sums[r] += f32::from(w[4 * r + i]) * f32::from(a[i] as i8);
             }
         }
         sums
