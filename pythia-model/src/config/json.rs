@@ -5,8 +5,8 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAcces
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// The keys that `read` asks for.
-const KEYS: [&str; 23] = [
+/// The keys that `read` asks for: it must not ask for others.
+pub(super) const KEYS: [&str; 23] = [
     "architectures",
     "attention_bias",
     "bos_token_id",
