@@ -11,6 +11,7 @@ mod disk;
 mod error;
 pub mod fingerprint;
 mod generate;
+mod json;
 mod model;
 mod precision;
 pub mod quantized;
