@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Model, SIZES, Sequence, Size, Workspace, score, synth};
+use crate::{Model, Sequence, Size, Workspace, score, synth};
 use pythia_tensor::{Crew, Difference, Team};
 
 const SMALL: Size = Size {
@@ -8,7 +8,6 @@ const SMALL: Size = Size {
     hidden_size: 48,
     num_attention_heads: 3,
     vocab_size: 90,
-    ..SIZES[0]
 };
 /// One more layer, more rows of vocabulary.
 const LARGER: Size = Size { num_hidden_layers: 3, vocab_size: 96, ..SMALL };

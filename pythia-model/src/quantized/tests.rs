@@ -1,7 +1,7 @@
 mod damage;
 
 use super::*;
-use crate::{Model, SIZES, Sequence, Size, Workspace, synth};
+use crate::{Model, Sequence, Size, Workspace, synth};
 use pythia_tensor::Team;
 use std::path::PathBuf;
 use std::thread;
@@ -14,7 +14,6 @@ const SMALL_SIZE: Size = Size {
     hidden_size: 48,
     num_attention_heads: 3,
     vocab_size: 90,
-    ..SIZES[0]
 };
 
 /// The stored and the quantised weights are large, for a test.
@@ -24,7 +23,6 @@ const LARGE_SIZE: Size = Size {
     hidden_size: 256,
     num_attention_heads: 4,
     vocab_size: 300,
-    ..SIZES[0]
 };
 
 /// A synthetic model in a folder, and the path for its quantised weights, in a folder that does not exist yet.
