@@ -22,6 +22,8 @@ mod stream;
 pub mod suite;
 pub mod synth;
 pub mod taps;
+#[cfg(test)]
+mod test_models;
 mod tokenizer;
 mod weights;
 mod workspace;
