@@ -1,10 +1,7 @@
 //! `diff`: two models, and the checkpoints of one.
 
-mod command;
-mod hub_server;
-
-use command::{error, folder, json, mini, path, pythia, pythia_at, run, stdout, text, usage};
-use hub_server::HubServer;
+use crate::command::{self, error, folder, json, mini, path, pythia, pythia_at, run, stdout, text, usage};
+use crate::hub_server::HubServer;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
