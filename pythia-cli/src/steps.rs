@@ -1,7 +1,36 @@
-//! `--steps`: which checkpoints of a model.
+//! `--steps` and `--revision`: which checkpoints of a model.
 
 use anyhow::{Context, Result, ensure};
 use pythia_model::suite::Published;
+
+/// Checkpoints of a model on the command line.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckpointsArgs {
+    /// The checkpoints, such as 0,512,1000..143000:10000 or all
+    #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
+    steps: Option<String>,
+    /// A branch, a tag or a commit instead of steps
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+}
+
+impl CheckpointsArgs {
+    /// Whether any are asked for.
+    pub(crate) fn given(&self) -> bool {
+        self.steps.is_some() || self.revision.is_some()
+    }
+
+    /// The revisions asked for, each once, if any are; of a model of the suite only what there is.
+    pub(crate) fn revisions(&self, model: Option<&Published>) -> Result<Option<Vec<String>>> {
+        if let Some(steps) = &self.steps {
+            return Ok(Some(parse(steps, model)?.into_iter().map(|step| format!("step{step}")).collect()));
+        }
+        if let (Some(model), Some(revision)) = (model, &self.revision) {
+            model.check_revision(revision)?;
+        }
+        Ok(self.revision.clone().map(|revision| vec![revision]))
+    }
+}
 
 /// The steps that a list such as `0,1,512,1000..143000:10000` or `all` stands for, sorted, each once; of a model of the suite only
 /// what there is.

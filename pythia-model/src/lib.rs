@@ -11,6 +11,7 @@ mod disk;
 mod error;
 pub mod fingerprint;
 mod generate;
+mod json;
 mod model;
 mod precision;
 pub mod quantized;
@@ -21,6 +22,8 @@ mod stream;
 pub mod suite;
 pub mod synth;
 pub mod taps;
+#[cfg(test)]
+mod test_models;
 mod tokenizer;
 mod weights;
 mod workspace;

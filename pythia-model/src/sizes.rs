@@ -4,13 +4,11 @@ use crate::{Config, Error, Result};
 use pythia_tensor::DType;
 use pythia_tensor::Gelu;
 
-/// One published size.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The shape of a published size, or of another model like them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     /// As in `EleutherAI/pythia-410m`.
     pub name: &'static str,
-    /// What it was called before January 2023, if it was there.
-    pub old_name: Option<&'static str>,
     /// Transformer layers (`L`).
     pub num_hidden_layers: usize,
     /// Channels of the residual stream (`C`).
@@ -19,44 +17,30 @@ pub struct Size {
     pub num_attention_heads: usize,
     /// Rows of the embedding (`V`): 50277 tokens, padded.
     pub vocab_size: usize,
-    /// The largest learning rate of its training.
-    pub learning_rate: f64,
-    /// The type it was trained in.
-    pub trained_in: DType,
 }
 
-const fn size(
-    name: &'static str,
-    old_name: Option<&'static str>,
-    [layers, hidden, heads, vocab]: [usize; 4],
-    learning_rate: f64,
-    trained_in: DType,
-) -> Size {
+const fn size(name: &'static str, [layers, hidden, heads, vocab]: [usize; 4]) -> Size {
     Size {
         name,
-        old_name,
         num_hidden_layers: layers,
         hidden_size: hidden,
         num_attention_heads: heads,
         vocab_size: vocab,
-        learning_rate,
-        trained_in,
     }
 }
 
-/// The ten published sizes, from the smallest to the largest: their `config.json` files on the Hugging Face Hub, and the
-/// README of EleutherAI/pythia for their training. (For 1b, the training code's own file has 2.5e-4 and f16.)
+/// The ten published sizes, from the smallest to the largest, from their `config.json` files on the Hugging Face Hub.
 pub const SIZES: [Size; 10] = [
-    size("14m", None, [6, 128, 4, 50304], 1e-3, DType::F16),
-    size("31m", None, [6, 256, 8, 50304], 1e-3, DType::F16),
-    size("70m", Some("19m"), [6, 512, 8, 50304], 1e-3, DType::F16),
-    size("160m", Some("125m"), [12, 768, 12, 50304], 6e-4, DType::F16),
-    size("410m", Some("350m"), [24, 1024, 16, 50304], 3e-4, DType::F16),
-    size("1b", Some("800m"), [16, 2048, 8, 50304], 3e-4, DType::BF16),
-    size("1.4b", Some("1.3b"), [24, 2048, 16, 50304], 2e-4, DType::F16),
-    size("2.8b", Some("2.7b"), [32, 2560, 32, 50304], 1.6e-4, DType::F16),
-    size("6.9b", Some("6.7b"), [32, 4096, 32, 50432], 1.2e-4, DType::F16),
-    size("12b", Some("13b"), [36, 5120, 40, 50688], 1.2e-4, DType::F16),
+    size("14m", [6, 128, 4, 50304]),
+    size("31m", [6, 256, 8, 50304]),
+    size("70m", [6, 512, 8, 50304]),
+    size("160m", [12, 768, 12, 50304]),
+    size("410m", [24, 1024, 16, 50304]),
+    size("1b", [16, 2048, 8, 50304]),
+    size("1.4b", [24, 2048, 16, 50304]),
+    size("2.8b", [32, 2560, 32, 50304]),
+    size("6.9b", [32, 4096, 32, 50432]),
+    size("12b", [36, 5120, 40, 50688]),
 ];
 
 impl Size {

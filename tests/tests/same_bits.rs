@@ -3,30 +3,18 @@
 
 use proptest::prelude::*;
 use pythia_model::taps::{At, Point, TapAt};
-use pythia_model::{Cache, Model, Precision, SIZES, Sequence, Size, Workspace};
+use pythia_model::{Cache, Model, Precision, Sequence, Size, Workspace};
 use pythia_tensor::{Crew, Isa, Team};
 use pythia_tests::{fingerprint, fixtures, synthetic};
 use std::sync::LazyLock;
 
 /// K is one block of the matmul's sums (1024) and a bit more, and four and a bit in the MLP; heads are 130 wide.
-const WIDE: Size = Size {
-    name: "wide",
-    num_hidden_layers: 2,
-    hidden_size: 1040,
-    num_attention_heads: 8,
-    vocab_size: 200,
-    ..SIZES[0]
-};
+const WIDE: Size =
+    Size { name: "wide", num_hidden_layers: 2, hidden_size: 1040, num_attention_heads: 8, vocab_size: 200 };
 
 /// Small enough for many random cases, with the published context of 2048.
-const SMALL: Size = Size {
-    name: "small",
-    num_hidden_layers: 2,
-    hidden_size: 48,
-    num_attention_heads: 3,
-    vocab_size: 90,
-    ..SIZES[0]
-};
+const SMALL: Size =
+    Size { name: "small", num_hidden_layers: 2, hidden_size: 48, num_attention_heads: 3, vocab_size: 90 };
 
 fn model(size: &Size) -> Model {
     // The weights stay mapped when the folder is deleted.

@@ -1,4 +1,4 @@
-//! `diff`: two models side by side, or the checkpoints of one along its training.
+//! `diff`: two models side by side, the checkpoints of one along its training, or those of two.
 
 mod report;
 mod training;
@@ -16,22 +16,24 @@ use pythia_model::{Model, Precision, Tokenizer};
 use pythia_tensor::Team;
 use std::path::PathBuf;
 
-/// Compare two models, or the checkpoints of one
+/// Compare two models, or the checkpoints of one or two
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "pythia-cli diff [OPTIONS] A B\n       pythia-cli diff [OPTIONS] A --steps <STEPS> [--plot <FILE>]",
+    override_usage = "pythia-cli diff [OPTIONS] A B\n       pythia-cli diff [OPTIONS] A [B] --steps <STEPS> [--plot <FILE>]",
     after_help = "Examples:
   pythia-cli diff 70m@step1000 70m@step143000
   pythia-cli diff 70m 70m-deduped --revision step512 --file essay.txt
   pythia-cli diff 70m --steps 0,1,512,1000..143000:10000 --plot 70m.svg
+  pythia-cli diff 70m 70m-deduped --steps 0,1,512,1000..143000:10000 --plot both.svg
 
 A is what the other is measured by. A relative distance is ‖B - A‖ / ‖A‖ of the weights as they are stored, the largest change \
 that of one number. KL(A‖B) is the divergence of B's distribution of the next token from A's, in nats, after each token of a \
 text; there is a short one inside this program, which --text, --file or --ids replace.
 
-With --steps, each checkpoint is compared with the one before it in the list (how fast it moves), with the first (how far it \
-has come) and with the last (how far it has to go); each time the other is A. The steps of a folder are its folders stepN. In \
-the plot, hollow points are zeros, which a logarithmic axis lacks."
+With --steps and one model, each checkpoint is compared with the one before it in the list (how fast it moves), with the first \
+(how far it has come) and with the last (how far it has to go); each time the other is A. With two, each checkpoint of B is \
+compared with that of A at the same step; of a range or `all`, at the steps that both have. The steps of a folder are its \
+folders stepN. In the plot, hollow points are zeros, which a logarithmic axis lacks."
 )]
 pub(crate) struct Args {
     /// A model as for -m elsewhere: a Hub id, a name of the suite, a folder, a .gguf file or synth:SIZE; of the Hub
@@ -39,13 +41,13 @@ pub(crate) struct Args {
     #[arg(value_name = "A")]
     a: String,
     /// Another one
-    #[arg(value_name = "B", required_unless_present = "steps", conflicts_with = "steps")]
+    #[arg(value_name = "B", required_unless_present = "steps")]
     b: Option<String>,
-    /// Checkpoints of A to compare, such as 0,512,1000..143000:10000 or all, as for `pull`
+    /// Checkpoints of A, or of both, to compare, such as 0,512,1000..143000:10000 or all, as for `pull`
     #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
     steps: Option<String>,
     /// Draw distances and divergences over the steps into this SVG file
-    #[arg(long, value_name = "FILE", requires = "steps", conflicts_with = "b")]
+    #[arg(long, value_name = "FILE", requires = "steps")]
     plot: Option<PathBuf>,
     /// Compare one of the two only
     #[arg(long, value_name = "WHAT")]

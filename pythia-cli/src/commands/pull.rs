@@ -5,9 +5,9 @@ use crate::hub::progress::{Notes, Total, gigabytes};
 use crate::hub::{Eviction, Hub, Source};
 use crate::model::warn;
 use crate::output::{Out, note};
-use crate::steps;
+use crate::steps::CheckpointsArgs;
 use anyhow::{Context, Result, bail, ensure};
-use pythia_model::suite::{self, Published};
+use pythia_model::suite;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -16,8 +16,9 @@ use std::path::PathBuf;
 #[command(after_help = "Example: pythia-cli pull 410m --steps 0,1,512,1000..143000:10000
 
 Steps are single ones, ranges FROM..TO with both ends (all checkpoints in between, or with :BY every so many steps from FROM \
-on), or all. What is in the Hugging Face cache already is not downloaded again, nor are identical files of two steps. A \
-download that was cut goes on where it stopped. A disk without the room for it is an error before anything is downloaded.
+on), or all. Without --steps and --revision, main is pulled. What is in the Hugging Face cache already is not downloaded again, \
+nor are identical files of two steps. A download that was cut goes on where it stopped. A disk without the room for it is an \
+error before anything is downloaded.
 
 With --keep, a walk over many checkpoints fits on a small disk: pull a step with --keep 2, use it, pull the next one. Only \
 branches stepN of this model are evicted, those that were downloaded longest ago; never one that was just asked for.")]
@@ -25,12 +26,8 @@ pub(crate) struct Args {
     /// A Hub id (EleutherAI/pythia-410m) or a name of the suite (410m-deduped)
     #[arg(value_name = "MODEL")]
     model: String,
-    /// The checkpoints, such as 0,512,1000..143000:10000 or all
-    #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
-    steps: Option<String>,
-    /// A branch, a tag or a commit instead of steps [default: main]
-    #[arg(long, value_name = "REVISION")]
-    revision: Option<String>,
+    #[command(flatten)]
+    checkpoints: CheckpointsArgs,
     /// Keep at most N checkpoints of this model in the cache
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
@@ -63,7 +60,7 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         note(&notice);
     }
     let model = suite::find(&id);
-    let revisions = revisions(args.steps.as_deref(), args.revision.as_deref(), model)?;
+    let revisions = args.checkpoints.revisions(model)?.unwrap_or_else(|| vec!["main".to_owned()]);
     let hub = Hub::from_env(false)?;
     let plan = hub.plan(&id, &revisions, &Notes)?;
     let eviction = match args.keep {
@@ -109,20 +106,4 @@ pub(crate) fn run(args: &Args, out: &mut Out) -> Result<()> {
         });
     }
     snapshots.iter().try_for_each(|s| out.text(&format!("{:<10}  {}\n", s.revision, s.path.display())))
-}
-
-/// The revisions that `--steps` or `--revision` names, each once; of a model of the suite only what there is.
-pub(crate) fn revisions(
-    steps: Option<&str>,
-    revision: Option<&str>,
-    model: Option<&Published>,
-) -> Result<Vec<String>> {
-    let Some(steps) = steps else {
-        let revision = revision.unwrap_or("main");
-        if let Some(model) = model {
-            model.check_revision(revision)?;
-        }
-        return Ok(vec![revision.to_owned()]);
-    };
-    Ok(steps::parse(steps, model)?.into_iter().map(|step| format!("step{step}")).collect())
 }

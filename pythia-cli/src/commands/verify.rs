@@ -4,11 +4,11 @@ mod check;
 mod findings;
 mod report;
 
-use super::pull::revisions;
 use crate::hub::name::{is_gguf, renamed};
 use crate::hub::progress::Notes;
 use crate::hub::{Held, Hub, Source, Upstream};
 use crate::output::{Out, note};
+use crate::steps::CheckpointsArgs;
 use anyhow::{Result, bail, ensure};
 use findings::Finding;
 use pythia_model::suite;
@@ -31,12 +31,8 @@ pub(crate) struct Args {
     /// A Hub id (EleutherAI/pythia-410m), a name of the suite (410m-deduped), a folder or a .gguf file
     #[arg(value_name = "MODEL")]
     model: String,
-    /// The checkpoints, such as 0,512,1000..143000:10000 or all [default: what is in the cache]
-    #[arg(long, value_name = "STEPS", conflicts_with = "revision")]
-    steps: Option<String>,
-    /// A branch, a tag or a commit instead of steps
-    #[arg(long, value_name = "REVISION")]
-    revision: Option<String>,
+    #[command(flatten)]
+    checkpoints: CheckpointsArgs,
     /// Do not ask the Hub
     #[arg(long)]
     offline: bool,
@@ -74,10 +70,7 @@ fn of_hub(args: &Args, id: &str) -> Result<Report> {
     }
     let model = suite::find(id);
     let hub = Hub::from_env(args.offline)?;
-    let asked = match (&args.steps, &args.revision) {
-        (None, None) => None,
-        (steps, revision) => Some(revisions(steps.as_deref(), revision.as_deref(), model)?),
-    };
+    let asked = args.checkpoints.revisions(model)?;
     let mut names = match &asked {
         Some(asked) => asked.clone(),
         None => hub.revisions(id)?,
@@ -119,7 +112,7 @@ fn upstream(hub: &Hub, id: &str, held: &[Held]) -> Option<Vec<Upstream>> {
 /// Checks a folder, or a GGUF file, of the user's.
 fn of_folder(args: &Args, folder: &Path) -> Result<Report> {
     let name = folder.display().to_string();
-    if args.steps.is_some() || args.revision.is_some() {
+    if args.checkpoints.given() {
         bail!("--steps and --revision need a model of the Hub, but {name} is a folder: leave them out");
     }
     let there = folder.is_dir() || is_gguf(folder) && folder.is_file();

@@ -1,12 +1,13 @@
 //! [`Known`]: the keys of a `config.json` that are read. The rest is skipped, not kept, so that a file cannot fill the
 //! memory with what nobody asks for.
 
+use crate::json::{OfAny, of_any};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// The keys that `read` asks for.
-const KEYS: [&str; 23] = [
+/// The keys that `read` asks for: it must not ask for others.
+pub(super) const KEYS: [&str; 23] = [
     "architectures",
     "attention_bias",
     "bos_token_id",
@@ -68,70 +69,45 @@ struct Small<const INNER: bool>(Value);
 
 impl<'de, const INNER: bool> Deserialize<'de> for Small<INNER> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnySmall::<INNER>)
+        of_any(deserializer)
     }
 }
 
-struct AnySmall<const INNER: bool>;
-
-impl<'de, const INNER: bool> Visitor<'de> for AnySmall<INNER> {
-    type Value = Small<INNER>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {MAX_ELEMENTS} elements")
+impl<'de, const INNER: bool> OfAny<'de> for Small<INNER> {
+    fn scalar(value: Value) -> Self {
+        Self(value)
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Small(Value::Null))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Small(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Small(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Small(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Small(value.into()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Small(value.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+    fn list<A: SeqAccess<'de>>(mut elements: A) -> Result<Self, A::Error> {
         let mut list = Vec::new();
         if INNER {
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
-            return Ok(Small(list.into()));
+            while elements.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(Self(list.into()));
         }
-        while let Some(Small::<true>(value)) = seq.next_element()? {
+        while let Some(Small::<true>(value)) = elements.next_element()? {
             list.push(value);
-            if list.len() > MAX_ELEMENTS {
-                return Err(de::Error::invalid_length(list.len(), &self));
-            }
+            check_len(list.len())?;
         }
-        Ok(Small(list.into()))
+        Ok(Self(list.into()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+    fn object<A: MapAccess<'de>>(mut entries: A) -> Result<Self, A::Error> {
         let mut object = Map::new();
         if INNER {
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            return Ok(Small(object.into()));
+            while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Self(object.into()));
         }
-        while let Some((key, Small::<true>(value))) = map.next_entry()? {
+        while let Some((key, Small::<true>(value))) = entries.next_entry()? {
             object.insert(key, value);
-            if object.len() > MAX_ELEMENTS {
-                return Err(de::Error::invalid_length(object.len(), &self));
-            }
+            check_len(object.len())?;
         }
-        Ok(Small(object.into()))
+        Ok(Self(object.into()))
     }
+}
+
+fn check_len<E: de::Error>(len: usize) -> Result<(), E> {
+    if len <= MAX_ELEMENTS {
+        return Ok(());
+    }
+    Err(E::custom(format_args!("invalid length {len}, expected at most {MAX_ELEMENTS} elements")))
 }

@@ -1,5 +1,6 @@
 //! Reading a `config.json`, checking every value.
 
+use super::json::KEYS;
 use super::{Config, Gelu};
 use crate::{Error, Result};
 use pythia_tensor::DType;
@@ -97,9 +98,15 @@ struct Rope {
 }
 
 impl<'a> Keys<'a> {
+    /// The value of `key`, unless it is absent.
+    fn value(self, key: &str) -> Option<&'a Value> {
+        debug_assert!(!self.prefix.is_empty() || KEYS.contains(&key), "`{key}` is not kept: name it in KEYS");
+        self.map.get(key)
+    }
+
     /// The value of `key`, unless it is absent or null.
     fn get(self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|v| !v.is_null())
+        self.value(key).filter(|v| !v.is_null())
     }
 
     /// An error about `key`.
@@ -151,7 +158,7 @@ impl<'a> Keys<'a> {
             let id = id.and_then(|id| u32::try_from(id).ok());
             id.ok_or_else(|| self.wrong(key, &format!("token ids below `vocab_size` {vocab_size}"), v))
         };
-        match self.map.get(key) {
+        match self.value(key) {
             None => Ok(Some(default).filter(|&id| (id as usize) < vocab_size).into_iter().collect()),
             Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(ids)) => ids.iter().map(id).collect(),

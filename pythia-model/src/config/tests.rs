@@ -267,11 +267,7 @@ fn a_file_from_python_is_written_byte_for_byte() {
 proptest! {
     #[test]
     fn any_value_under_any_key_is_an_error_or_keeps_the_promises(
-        key in prop::sample::select(vec![
-            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-            "max_position_embeddings", "rotary_pct", "rotary_emb_base", "layer_norm_eps", "eos_token_id",
-            "bos_token_id", "rope_parameters", "architectures", "model_type", "dtype",
-        ]),
+        key in prop::sample::select(json::KEYS.to_vec()),
         value in prop_oneof![
             any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), (0..300_i64).prop_map(Value::from),
             "[a-z]{0,3}".prop_map(Value::from), Just(Value::Null), Just(json!([])), Just(json!({})),

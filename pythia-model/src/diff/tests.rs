@@ -1,15 +1,8 @@
 use super::*;
-use crate::{Model, SIZES, Sequence, Size, Workspace, score, synth};
+use crate::test_models::{SMALL, synthetic};
+use crate::{Model, Sequence, Size, Workspace, score, synth};
 use pythia_tensor::{Crew, Difference, Team};
 
-const SMALL: Size = Size {
-    name: "small",
-    num_hidden_layers: 2,
-    hidden_size: 48,
-    num_attention_heads: 3,
-    vocab_size: 90,
-    ..SIZES[0]
-};
 /// One more layer, more rows of vocabulary.
 const LARGER: Size = Size { num_hidden_layers: 3, vocab_size: 96, ..SMALL };
 
@@ -19,9 +12,7 @@ const U: f64 = f32::EPSILON as f64 / 2.0;
 const RELATIVE: f64 = 72.0 * U;
 
 fn model(size: &Size, seed: u64) -> Model {
-    let dir = tempfile::tempdir().unwrap();
-    synth::write(size, &dir, seed).unwrap();
-    Model::open(&dir).unwrap()
+    Model::open(synthetic(size, seed)).unwrap()
 }
 
 fn with_crew<R>(f: impl FnOnce(&Crew<'_>) -> R) -> R {

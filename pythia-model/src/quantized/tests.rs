@@ -1,31 +1,16 @@
 mod damage;
 
 use super::*;
-use crate::{Model, SIZES, Sequence, Size, Workspace, synth};
+use crate::test_models::{SMALL, synthetic};
+use crate::{Model, Sequence, Size, Workspace};
 use pythia_tensor::Team;
 use std::path::PathBuf;
 use std::thread;
 use tempfile::TempDir;
 
-/// Its quantised weights are a small file.
-const SMALL_SIZE: Size = Size {
-    name: "small",
-    num_hidden_layers: 2,
-    hidden_size: 48,
-    num_attention_heads: 3,
-    vocab_size: 90,
-    ..SIZES[0]
-};
-
 /// The stored and the quantised weights are large, for a test.
-const LARGE_SIZE: Size = Size {
-    name: "large",
-    num_hidden_layers: 1,
-    hidden_size: 256,
-    num_attention_heads: 4,
-    vocab_size: 300,
-    ..SIZES[0]
-};
+const LARGE: Size =
+    Size { name: "large", num_hidden_layers: 1, hidden_size: 256, num_attention_heads: 4, vocab_size: 300 };
 
 /// A synthetic model in a folder, and the path for its quantised weights, in a folder that does not exist yet.
 struct World {
@@ -35,8 +20,7 @@ struct World {
 
 impl World {
     fn new(size: &Size) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        synth::write(size, &dir, 1).unwrap();
+        let dir = synthetic(size, 1);
         Self { path: dir.path().join("kept/model.quantized"), dir }
     }
 
@@ -73,7 +57,7 @@ fn in_memory(model: Model, precision: Precision) -> Model {
 
 #[test]
 fn kept_weights_are_those_of_memory() {
-    for size in [&SMALL_SIZE, &LARGE_SIZE] {
+    for size in [&SMALL, &LARGE] {
         for precision in [Precision::Int8, Precision::Int4] {
             let world = World::new(size);
             let want = logits(&in_memory(world.model(), precision));
@@ -93,7 +77,7 @@ fn kept_weights_are_those_of_memory() {
 
 #[test]
 fn every_matrix_is_quantised_and_mapped_in_order() {
-    let world = World::new(&LARGE_SIZE);
+    let world = World::new(&LARGE);
     world.open(Precision::Int8, Check::Quick);
     let (model, _) = world.open(Precision::Int8, Check::Quick);
     let weights = model.weights();
@@ -117,7 +101,7 @@ fn every_matrix_is_quantised_and_mapped_in_order() {
 
 #[test]
 fn a_tied_unembedding_is_quantised_and_the_embedding_is_not() {
-    let world = World::new(&SMALL_SIZE);
+    let world = World::new(&SMALL);
     let mut config = world.model().config().clone();
     config.tie_word_embeddings = true;
     let mut weights = world.model().weights().clone();
@@ -130,7 +114,7 @@ fn a_tied_unembedding_is_quantised_and_the_embedding_is_not() {
 
 #[test]
 fn progress_goes_from_nothing_to_all() {
-    let world = World::new(&SMALL_SIZE);
+    let world = World::new(&SMALL);
     let mut seen = Vec::new();
     Team::new(1).unwrap().enter(|crew| {
         let place = (world.path.as_path(), Check::Quick);
@@ -144,7 +128,7 @@ fn progress_goes_from_nothing_to_all() {
 
 #[test]
 fn other_precisions_have_no_file() {
-    let world = World::new(&SMALL_SIZE);
+    let world = World::new(&SMALL);
     Team::new(1).unwrap().enter(|crew| {
         for precision in [Precision::Exact, Precision::Bf16] {
             let place = (world.path.as_path(), Check::Quick);
@@ -165,7 +149,7 @@ fn other_precisions_have_no_file() {
 
 #[test]
 fn any_number_of_writers_at_once_leave_one_good_file() {
-    let world = World::new(&LARGE_SIZE);
+    let world = World::new(&LARGE);
     let want = logits(&in_memory(world.model(), Precision::Int4));
     thread::scope(|scope| {
         let both: Vec<_> =
@@ -183,7 +167,7 @@ fn any_number_of_writers_at_once_leave_one_good_file() {
 /// A mapped file that is replaced stays as it was for who has it.
 #[test]
 fn a_model_in_use_survives_a_new_file() {
-    let world = World::new(&SMALL_SIZE);
+    let world = World::new(&SMALL);
     let (model, _) = world.open(Precision::Int8, Check::Quick);
     let want = logits(&model);
     fs::remove_file(&world.path).unwrap();
@@ -193,7 +177,7 @@ fn a_model_in_use_survives_a_new_file() {
 
 #[test]
 fn what_cannot_be_written_is_made_in_memory() {
-    let mut world = World::new(&SMALL_SIZE);
+    let mut world = World::new(&SMALL);
     let want = logits(&in_memory(world.model(), Precision::Int8));
     // Under a file; in place of a folder.
     fs::write(world.dir.path().join("file"), b"x").unwrap();

@@ -4,23 +4,30 @@ mod checkpoints;
 mod defects;
 #[cfg(test)]
 mod tests;
+mod training;
 
 pub use checkpoints::Checkpoint;
 pub use defects::Defect;
+pub use training::TOKENS_PER_STEP;
 
 use crate::{Parameters, Precision, SIZES, Size};
-use pythia_tensor::{DType, Quantized};
+use pythia_tensor::Quantized;
 use std::sync::LazyLock;
 
 /// The organisation and the start of the names of the suite's repositories on the Hub.
 const HUB: &str = "EleutherAI/pythia-";
 
-/// Tokens of a training step: 1024 sequences, each of 2048 predicted tokens. The names of checkpoints count steps of
-/// this size, those of the models that took larger ones too.
-pub const TOKENS_PER_STEP: u64 = 1024 * 2048;
-
-/// The sizes whose v0 models took half as many steps of twice the tokens.
-const V0_LARGE_BATCH: [&str; 3] = ["160m", "410m", "1.4b"];
+/// What sizes were called before January 2023, and are called today.
+const OLD_NAMES: [[&str; 2]; 8] = [
+    ["19m", "70m"],
+    ["125m", "160m"],
+    ["350m", "410m"],
+    ["800m", "1b"],
+    ["1.3b", "1.4b"],
+    ["2.7b", "2.8b"],
+    ["6.7b", "6.9b"],
+    ["13b", "12b"],
+];
 
 /// What distinguishes a model from the others of its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +57,7 @@ pub enum Variant {
 pub struct Published {
     /// As after `EleutherAI/pythia-`: `410m-deduped`.
     pub name: String,
-    /// Its shape, and how models of this size were trained.
+    /// Its shape.
     pub size: &'static Size,
     /// What distinguishes it from the others of its size.
     pub variant: Variant,
@@ -70,7 +77,7 @@ pub struct Memory {
 pub fn models() -> &'static [Published] {
     static MODELS: LazyLock<Vec<Published>> = LazyLock::new(|| {
         use Variant as V;
-        let article = |size: &Size| size.old_name.is_some();
+        let article = |size: &Size| !["14m", "31m"].contains(&size.name);
         let seeds = |size: &Size| ["14m", "31m", "70m", "160m", "410m"].contains(&size.name);
         let one = |size: &Size| size.name == "160m";
         let intervened = |size: &Size| ["70m", "410m", "1.4b", "6.9b"].contains(&size.name);
@@ -101,7 +108,7 @@ pub fn find(name: &str) -> Option<&'static Published> {
         Some(member) => member,
         None => name.strip_prefix("pythia-").unwrap_or(&name),
     };
-    let today = |part| SIZES.iter().find(|size| size.old_name == Some(part)).map_or(part, |size| size.name);
+    let today = |part| OLD_NAMES.iter().find(|[old, _]| *old == part).map_or(part, |[_, today]| *today);
     let member = member.split('-').map(today).collect::<Vec<_>>().join("-");
     models().iter().find(|model| model.name == member)
 }
@@ -151,27 +158,6 @@ impl Published {
 
     fn is_v0(&self) -> bool {
         matches!(self.variant, Variant::V0 | Variant::DedupedV0)
-    }
-
-    /// Tokens of a step of its training.
-    pub fn batch_tokens(&self) -> u64 {
-        let large = self.is_v0() && V0_LARGE_BATCH.contains(&self.size.name);
-        if large { 2 * TOKENS_PER_STEP } else { TOKENS_PER_STEP }
-    }
-
-    /// Tokens that its training saw in all.
-    pub fn tokens(&self) -> u64 {
-        self.checkpoints().last().map_or(0, |last| last.tokens)
-    }
-
-    /// The largest learning rate of its training. None for first versions, for which it is not on record here.
-    pub fn learning_rate(&self) -> Option<f64> {
-        (!self.is_v0()).then_some(self.size.learning_rate)
-    }
-
-    /// The type it was trained in. None for first versions, for which it is not on record here.
-    pub fn trained_in(&self) -> Option<DType> {
-        (!self.is_v0()).then_some(self.size.trained_in)
     }
 
     /// What it needs in memory to run with a full context. A prompt's activations come on top.

@@ -1,4 +1,5 @@
 use super::*;
+use pythia_tensor::DType;
 
 fn named(name: &str) -> &'static Published {
     find(name).unwrap_or_else(|| panic!("{name}"))
@@ -79,7 +80,17 @@ fn first_versions_count_steps_of_the_usual_size() {
     assert_eq!(named("410m-v0").checkpoints().last().unwrap().steps_taken, 71_500);
     assert_eq!(first("70m-v0").steps_taken, 1000);
     assert_eq!(named("410m-v0").batch_tokens(), 4_194_304);
-    assert_eq!((named("410m-v0").learning_rate(), named("410m").learning_rate()), (None, Some(3e-4)));
+}
+
+#[test]
+fn the_training_of_every_size_is_known_but_of_first_versions() {
+    for model in models() {
+        let known = !model.name.ends_with("-v0");
+        assert_eq!(model.learning_rate().is_some(), known, "{}", model.name);
+        assert_eq!(model.trained_in().is_some(), known, "{}", model.name);
+    }
+    assert_eq!((named("410m").learning_rate(), named("410m").trained_in()), (Some(3e-4), Some(DType::F16)));
+    assert_eq!((named("1b").learning_rate(), named("1b").trained_in()), (Some(3e-4), Some(DType::BF16)));
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! A regular expression of twenty characters can ask for gigabytes, or for seconds per word. Byte-level tokenizers have one
 //! or two, of some hundred characters. And the crate cuts a prefix off tokens without looking where characters end.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use std::fmt;
+use crate::json::{OfAny, of_any};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess};
+use serde_json::Value;
 
 /// The most characters of all patterns together, the largest published ones having 500.
 const MAX_LENGTH: usize = 2000;
@@ -64,60 +65,32 @@ struct Patterns(Vec<String>);
 
 impl<'de> Deserialize<'de> for Patterns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Search)
+        of_any(deserializer)
     }
 }
 
-struct Search;
-
-impl<'de> Visitor<'de> for Search {
-    type Value = Patterns;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
+impl<'de> OfAny<'de> for Patterns {
+    fn scalar(_: Value) -> Self {
+        Self::default()
     }
 
-    fn visit_unit<E>(self) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Patterns, E> {
-        Ok(Patterns::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Patterns, A::Error> {
+    fn list<A: SeqAccess<'de>>(mut elements: A) -> Result<Self, A::Error> {
         let mut found = Vec::new();
-        while let Some(Patterns(more)) = seq.next_element()? {
+        while let Some(Self(more)) = elements.next_element()? {
             found.extend(more);
         }
-        Ok(Patterns(found))
+        Ok(Self(found))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
+    fn object<A: MapAccess<'de>>(mut entries: A) -> Result<Self, A::Error> {
         let mut found = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(key) = entries.next_key::<String>()? {
             // Where it is no text, it is no pattern, and no tokenizer.
             match key.as_str() {
-                "Regex" => found.push(map.next_value::<String>()?),
-                _ => found.extend(map.next_value::<Patterns>()?.0),
+                "Regex" => found.push(entries.next_value::<String>()?),
+                _ => found.extend(entries.next_value::<Self>()?.0),
             }
         }
-        Ok(Patterns(found))
+        Ok(Self(found))
     }
 }

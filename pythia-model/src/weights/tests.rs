@@ -35,12 +35,15 @@ fn file_of(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
     file(&header, &data)
 }
 
+fn config_of(json: &Value) -> Config {
+    Config::from_bytes("config.json", json.to_string().as_bytes()).unwrap()
+}
+
 fn config() -> Config {
-    let json = json!({
+    config_of(&json!({
         "model_type": "gpt_neox", "vocab_size": 5, "hidden_size": 8, "num_hidden_layers": 2,
         "num_attention_heads": 2, "intermediate_size": 12, "rotary_pct": 0.5,
-    });
-    Config::from_bytes("config.json", json.to_string().as_bytes()).unwrap()
+    }))
 }
 
 fn open_bytes(bytes: Vec<u8>, config: &Config) -> Result<Weights> {
@@ -58,6 +61,12 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
         fs::write(dir.path().join(name), content).unwrap();
     }
     dir
+}
+
+/// A folder with the model of these keys.
+fn usual(json: &Value) -> TempDir {
+    let (text, tensors) = (json.to_string(), config_of(json).tensors());
+    folder(&[("config.json", text.as_bytes()), ("model.safetensors", &file_of(&tensors))])
 }
 
 fn folder_error(files: &[(&str, &[u8])]) -> String {

@@ -190,3 +190,33 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Team;
+    use std::thread;
+
+    /// Panels have the bits of dot products, so that results do not tell which was computed: the memory for packed weights does.
+    #[test]
+    fn panels_are_packed_from_96_rows_on_where_vectors_are_short() {
+        let packs = |isa: Isa, rows: usize| {
+            let (k, n) = (40, 24);
+            let (a, mut out) = (vec![1.0; rows * k], vec![0.0; rows * n]);
+            let weight = Tensor::from_slice(&vec![1.0_f32; n * k], &[n, k]);
+            let product =
+                Product { a: Mat::new(&a, k), weight: Weight::Exact(&weight), bias: None, then: Then::Store };
+            Team::with_isa(1, isa).unwrap().enter(|crew| matmul(crew, MatMut::new(&mut out, n), product));
+            assert!(out.iter().all(|&x| x == k as f32));
+            SCRATCH.with_borrow(|(panel, _)| !panel.as_ref().is_empty())
+        };
+        for &isa in Isa::available() {
+            for rows in [1, 95, 96, 400] {
+                // Each has the scratch memory of its own thread.
+                let packs = thread::spawn(move || packs(isa, rows)).join().unwrap();
+                let expected = rows >= 96 && ["portable", "avx2"].contains(&&*isa.to_string());
+                assert_eq!(packs, expected, "{isa}, {rows} rows");
+            }
+        }
+    }
+}

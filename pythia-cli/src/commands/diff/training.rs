@@ -1,4 +1,6 @@
-//! `diff --steps`: the checkpoints of a model along its training.
+//! `diff --steps`: the checkpoints of a model along its training, or those of two side by side.
+
+mod beside;
 
 use super::report::{Groups, PredictionsReport, number};
 use super::{Args, Checkpoint, Comparison, Side};
@@ -53,14 +55,27 @@ impl<'a> Report<'a> {
 }
 
 pub(super) fn run(args: &Args, steps: &str, team: &Team, out: &mut Out) -> Result<()> {
-    let model = Trained::new(args)?;
+    // After hours of work is no time to say so.
+    let path = args.plot.as_deref().map(plot_path).transpose()?;
+    let plot = match &args.b {
+        Some(b) => beside::run(args, b, steps, team, out)?,
+        None => alone(args, steps, team, out)?,
+    };
+    let Some(path) = path else { return Ok(()) };
+    let _writing = path.parent().map(Writing::into);
+    write_whole(&path, |file| file.write_all(plot.svg().as_bytes()))?;
+    note(&format!("drawn into {}", path.display()));
+    Ok(())
+}
+
+/// Compares the checkpoints of one model, and gives what is to be drawn of it.
+fn alone(args: &Args, steps: &str, team: &Team, out: &mut Out) -> Result<Plot> {
+    let model = Trained::new(args, &args.a)?;
     let steps = steps::parse(steps, model.published())?;
     let (Some(&first), Some(&last)) = (steps.first(), steps.last()) else {
         bail!("--steps names no checkpoint")
     };
     ensure!(first != last, "--steps {first} is one checkpoint: give two or more to compare");
-    // After hours of work is no time to say so.
-    let plot = args.plot.as_deref().map(plot_path).transpose()?;
     let mut rows = Rows::default();
     walk(args, &model, &steps, team, |moved| {
         rows.keep(&moved);
@@ -74,12 +89,7 @@ pub(super) fn run(args: &Args, steps: &str, team: &Team, out: &mut Out) -> Resul
         let head = if moved.step == first { style.paint(Paint::Faint, HEAD) } else { String::new() };
         out.text(&(head + &row(&moved)))
     })?;
-    let Some(path) = plot else { return Ok(()) };
-    let _writing = path.parent().map(Writing::into);
-    let svg = rows.plot(&args.a, [first, last]).svg();
-    write_whole(&path, |file| file.write_all(svg.as_bytes()))?;
-    note(&format!("drawn into {}", path.display()));
-    Ok(())
+    Ok(rows.plot(&args.a, [first, last]))
 }
 
 /// Compares every checkpoint with the one before, the first and the last, and tells `each` of it.
@@ -91,13 +101,7 @@ fn walk(
     mut each: impl FnMut(Moved) -> Result<()>,
 ) -> Result<()> {
     let Some(&last_step) = steps.last() else { return Ok(()) };
-    let side = model.at(last_step)?;
-    let Opened { model: last, tokenizer } = args.open(&side, team)?;
-    let tokenizer = match (&model.source, tokenizer) {
-        // The folders of the steps may share it.
-        (Source::Folder(folder), None) => Place::Folder(folder.clone()).tokenizer()?,
-        (_, tokenizer) => tokenizer,
-    };
+    let (side, Opened { model: last, tokenizer }) = model.open(last_step, team)?;
     let ids = args.ids([(&side, tokenizer.as_ref()), (&side, None)])?;
     let last = Rc::new(Checkpoint::read(last, ids.as_deref(), team)?);
     let (mut first, mut previous) = (None, None::<Rc<Checkpoint>>);
@@ -127,14 +131,14 @@ struct Trained<'a> {
 }
 
 impl<'a> Trained<'a> {
-    fn new(args: &'a Args) -> Result<Self> {
-        let source = Source::parse(Some(&args.a)).map_err(|e| match args.a.split_once('@') {
+    fn new(args: &'a Args, name: &'a str) -> Result<Self> {
+        let source = Source::parse(Some(name)).map_err(|e| match name.split_once('@') {
             Some((model, _)) => {
                 e.context(format!("--steps says which checkpoints to compare: give {model} alone"))
             }
             None => e,
         })?;
-        if let (Source::Hub(_), Some(notice)) = (&source, renamed(&args.a)) {
+        if let (Source::Hub(_), Some(notice)) = (&source, renamed(name)) {
             note(&notice);
         }
         Ok(Self { args, source })
@@ -164,6 +168,16 @@ impl<'a> Trained<'a> {
         let args = self.args.side_args(&name, None);
         Ok(Side { name, args, place: Place::Folder(folder) })
     }
+
+    /// A checkpoint, ready, and its tokenizer: the folders of the steps may share one.
+    fn open(&self, step: u64, team: &Team) -> Result<(Side, Opened)> {
+        let side = self.at(step)?;
+        let mut opened = self.args.open(&side, team)?;
+        if let (Source::Folder(folder), None) = (&self.source, &opened.tokenizer) {
+            opened.tokenizer = Place::Folder(folder.clone()).tokenizer()?;
+        }
+        Ok((side, opened))
+    }
 }
 
 /// Where the plot goes: what can be known of that beforehand must be right.
@@ -182,12 +196,15 @@ const HEAD: &str = "          relative distance from        KL(A‖B), nats, fro
 
 fn row(moved: &Moved) -> String {
     let all = [moved.previous.as_ref(), Some(&moved.first), Some(&moved.last)];
-    let cell = |value: Option<f64>| format!(" {:>9}", value.map_or_else(|| "-".to_owned(), number));
-    let cells: String = all.map(|c| cell(c.and_then(distance))).concat()
-        + &all.map(|c| cell(c.and_then(divergence))).concat();
+    let cells = cells(all.map(|c| c.and_then(distance))) + &cells(all.map(|c| c.and_then(divergence)));
     let log_prob =
         moved.last.predictions.as_ref().map_or_else(|| "-".to_owned(), |p| format!("{:.3}", p.log_probs[1]));
     format!("{:>8}{cells} {log_prob:>11}\n", moved.step)
+}
+
+/// Numbers in columns, as far as there are any.
+fn cells(values: [Option<f64>; 3]) -> String {
+    values.map(|value| format!(" {:>9}", value.map_or_else(|| "-".to_owned(), number))).concat()
 }
 
 fn distance(comparison: &Comparison) -> Option<f64> {

@@ -1,6 +1,7 @@
 //! Files that are damaged, stale or hostile.
 
 use super::*;
+use crate::synth;
 use proptest::prelude::*;
 use std::fs::File;
 use std::time::{Duration, SystemTime};
@@ -75,7 +76,7 @@ fn damage_is_noticed_and_repaired() {
         (|b| b[24] ^= 1, "the header is damaged: its checksum is "),
         (|b| b[40] ^= 1, "the header is damaged: its checksum is "),
     ];
-    let world = World::written(&SMALL_SIZE);
+    let world = World::written(&SMALL);
     for (change, message) in cases {
         // A time that was put back does not help.
         world.change(true, change);
@@ -85,7 +86,7 @@ fn damage_is_noticed_and_repaired() {
 
 #[test]
 fn each_byte_of_a_small_file_counts() {
-    let world = World::written(&SMALL_SIZE);
+    let world = World::written(&SMALL);
     let length = fs::metadata(&world.path).unwrap().len() as usize;
     for at in [length - 1, length / 2, 3 * length / 4] {
         world.change(true, |bytes| bytes[at] ^= 1);
@@ -95,7 +96,7 @@ fn each_byte_of_a_small_file_counts() {
 
 #[test]
 fn of_a_large_file_the_sampled_pages_count_and_all_if_it_was_touched_or_asked_for() {
-    let world = World::written(&LARGE_SIZE);
+    let world = World::written(&LARGE);
     // The last byte belongs to the last matrix's sample; the one before its last page to nobody's.
     world.change(true, |bytes| *bytes.last_mut().unwrap() ^= 1);
     world.refused(Check::Quick, &["tensor `embed_out.weight`"]);
@@ -112,7 +113,7 @@ fn of_a_large_file_the_sampled_pages_count_and_all_if_it_was_touched_or_asked_fo
 
 #[test]
 fn a_file_that_was_touched_but_is_good_gets_its_time_back() {
-    let world = World::written(&LARGE_SIZE);
+    let world = World::written(&LARGE);
     let time = || fs::metadata(&world.path).unwrap().modified().unwrap();
     let before = time();
     world.change(false, |_| {});
@@ -124,7 +125,7 @@ fn a_file_that_was_touched_but_is_good_gets_its_time_back() {
 
 #[test]
 fn other_weights_are_noticed() {
-    for size in [&SMALL_SIZE, &LARGE_SIZE] {
+    for size in [&SMALL, &LARGE] {
         let world = World::written(size);
         let weights = world.dir.path().join("model.safetensors");
         let time = fs::metadata(&weights).unwrap().modified().unwrap();
@@ -148,7 +149,7 @@ fn other_weights_are_noticed() {
 
 #[test]
 fn weights_that_were_edited_in_memory_are_other_weights() {
-    let world = World::written(&SMALL_SIZE);
+    let world = World::written(&SMALL);
     let mut weights = world.model().weights().clone();
     weights.layers[1].attention_dense = weights.layers[0].attention_dense.clone();
     let model = Model::new(world.model().config().clone(), weights);
@@ -161,14 +162,14 @@ fn weights_that_were_edited_in_memory_are_other_weights() {
 
 #[test]
 fn a_file_of_another_precision_is_not_taken() {
-    let world = World::new(&SMALL_SIZE);
+    let world = World::new(&SMALL);
     world.open(Precision::Int4, Check::Quick);
     world.refused(Check::Quick, &["expected weights in int8, found int4"]);
 }
 
 #[test]
 fn a_header_that_lies_is_refused() {
-    let world = World::written(&SMALL_SIZE);
+    let world = World::written(&SMALL);
     for (old, new, message) in [
         ("layers.0", "layers.1", "the header has `gpt_neox.layers.1.attention.query_key_value.weight`"),
         ("[144,48]", "[144,84]", "query_key_value.weight` of [144, 84], in"),
@@ -202,7 +203,7 @@ proptest! {
         digits in any::<bool>(),
         cut in prop::option::of(0..40_000_usize),
     ) {
-        static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(|| World::written(&SMALL_SIZE));
+        static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(|| World::written(&SMALL));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("changed");
         let mut bytes = fs::read(&WORLD.path).unwrap();

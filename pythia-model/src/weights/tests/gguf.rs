@@ -11,12 +11,7 @@ use std::path::Path;
 
 /// A folder with a model, `a.gguf` made of it in another.
 fn files(json: &Value) -> (TempDir, TempDir) {
-    let config = Config::from_bytes("config.json", json.to_string().as_bytes()).unwrap();
-    let from = folder(&[
-        ("config.json", json.to_string().as_bytes()),
-        ("model.safetensors", &file_of(&config.tensors())),
-    ]);
-    let to = tempfile::tempdir().unwrap();
+    let (from, to) = (usual(json), tempfile::tempdir().unwrap());
     write(from.path(), &to.path().join("a.gguf"), None);
     (from, to)
 }

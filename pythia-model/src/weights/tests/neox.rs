@@ -22,16 +22,6 @@ fn keys() -> Value {
     })
 }
 
-fn config_of(json: &Value) -> Config {
-    Config::from_bytes("config.json", json.to_string().as_bytes()).unwrap()
-}
-
-/// A folder with the model of these keys as safetensors.
-fn usual(json: &Value) -> TempDir {
-    let text = json.to_string();
-    folder(&[("config.json", text.as_bytes()), ("model.safetensors", &file_of(&config_of(json).tensors()))])
-}
-
 /// The model in `dir` as so many ranks of a training would have it.
 fn split(dir: &Path, ranks: usize) -> Layers {
     let config = Config::from_file(dir.join("config.json")).unwrap();

@@ -1,8 +1,6 @@
 //! What goes wrong is told in one line that names the thing and the remedy.
 
-mod command;
-
-use command::{error, folder, mini, path, pythia, run, run_with, text};
+use crate::command::{self, error, folder, mini, path, pythia, run, run_with, text};
 use std::fs;
 
 /// The error of a command line has all of these parts.

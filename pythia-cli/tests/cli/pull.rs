@@ -1,11 +1,8 @@
 //! Checkpoints of a model: listed, pulled several at once, evicted, with a download that is killed in between.
 
-mod command;
-mod hub_server;
-
-use command::{error, json, pythia_at, text};
-use hub_server::world::tree;
-use hub_server::{Fault, HubServer, commit, etag};
+use crate::command::{self, error, json, pythia_at, text};
+use crate::hub_server::world::tree;
+use crate::hub_server::{Fault, HubServer, commit, etag};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};

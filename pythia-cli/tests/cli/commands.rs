@@ -1,8 +1,6 @@
 //! Every command as a user runs it, on the embedded model.
 
-mod command;
-
-use command::{error, folder, json, mini, path, pythia, run, run_with, stdout, text, usage};
+use crate::command::{error, folder, json, mini, path, pythia, run, run_with, stdout, text, usage};
 use serde_json::{Value, json as value};
 use std::fs;
 

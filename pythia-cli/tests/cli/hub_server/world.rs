@@ -10,29 +10,29 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The repository of most tests.
-pub const ID: &str = "EleutherAI/pythia-70m";
+pub(crate) const ID: &str = "EleutherAI/pythia-70m";
 /// What stands for a config.
-pub const CONFIG: &[u8] = br#"{"model_type": "gpt_neox"}"#;
+pub(crate) const CONFIG: &[u8] = br#"{"model_type": "gpt_neox"}"#;
 
 /// What stands for weights: large enough that a try which brings most of it counts as progress.
-pub fn weights() -> Vec<u8> {
+pub(crate) fn weights() -> Vec<u8> {
     (0..3_000_000_u32).flat_map(|i| [(i ^ (i >> 7)) as u8]).collect()
 }
 
 /// A folder of repositories for the server, and an empty cache.
-pub struct World {
-    pub repos: TempDir,
-    pub cache: TempDir,
+pub(crate) struct World {
+    pub(crate) repos: TempDir,
+    pub(crate) cache: TempDir,
 }
 
 impl World {
-    pub fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
         let world = Self { repos: TempDir::new().unwrap(), cache: TempDir::new().unwrap() };
         world.put(ID, "main", files);
         world
     }
 
-    pub fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         Self::new(&[
             ("README.md", b"# Pythia"),
             ("config.json", CONFIG),
@@ -42,7 +42,7 @@ impl World {
         ])
     }
 
-    pub fn put(&self, id: &str, revision: &str, files: &[(&str, &[u8])]) {
+    pub(crate) fn put(&self, id: &str, revision: &str, files: &[(&str, &[u8])]) {
         let folder = self.repos.path().join(id).join(revision);
         fs::create_dir_all(&folder).unwrap();
         for (name, bytes) in files {
@@ -50,34 +50,34 @@ impl World {
         }
     }
 
-    pub fn server(&self) -> HubServer {
+    pub(crate) fn server(&self) -> HubServer {
         HubServer::new(self.repos.path())
     }
 
-    pub fn builder(&self, endpoint: &str) -> Builder {
+    pub(crate) fn builder(&self, endpoint: &str) -> Builder {
         Builder::new(self.cache.path())
             .endpoint(endpoint)
             .patience(Duration::from_millis(400), Duration::from_millis(1))
     }
 
-    pub fn hub(&self, server: &HubServer) -> Hub {
+    pub(crate) fn hub(&self, server: &HubServer) -> Hub {
         self.builder(&server.url).build().unwrap()
     }
 
-    pub fn repo(&self) -> PathBuf {
+    pub(crate) fn repo(&self) -> PathBuf {
         self.cache.path().join("models--EleutherAI--pythia-70m")
     }
 
-    pub fn blob(&self) -> PathBuf {
+    pub(crate) fn blob(&self) -> PathBuf {
         self.repo().join("blobs").join(etag("model.safetensors", &weights()))
     }
 
-    pub fn partial(&self) -> PathBuf {
+    pub(crate) fn partial(&self) -> PathBuf {
         self.blob().with_extension("incomplete")
     }
 
     /// Lays a snapshot out as `huggingface_hub` does, with plain files for blobs.
-    pub fn python_cache(&self, revision: &str, commit: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    pub(crate) fn python_cache(&self, revision: &str, commit: &str, files: &[(&str, &[u8])]) -> PathBuf {
         let snapshot = self.repo().join("snapshots").join(commit);
         for folder in [&snapshot, &self.repo().join("blobs"), &self.repo().join("refs")] {
             fs::create_dir_all(folder).unwrap();
@@ -96,26 +96,26 @@ impl World {
 }
 
 /// An address where nobody listens.
-pub fn nobody() -> String {
+pub(crate) fn nobody() -> String {
     format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
 }
 
 /// The error's one line.
-pub fn error_of<T: std::fmt::Debug>(result: anyhow::Result<T>) -> String {
+pub(crate) fn error_of<T: std::fmt::Debug>(result: anyhow::Result<T>) -> String {
     let text = format!("{:#}", result.unwrap_err());
     assert_eq!(text.lines().count(), 1, "{text}");
     text
 }
 
 #[track_caller]
-pub fn assert_says(text: &str, parts: &[&str]) {
+pub(crate) fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
 }
 
 /// Every file and link below a folder, relative to it, sorted.
-pub fn tree(folder: &Path) -> Vec<String> {
+pub(crate) fn tree(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -133,7 +133,7 @@ pub fn tree(folder: &Path) -> Vec<String> {
 
 /// Keeps what it is told.
 #[derive(Default)]
-pub struct Log(pub Mutex<Vec<String>>);
+pub(crate) struct Log(pub Mutex<Vec<String>>);
 
 impl Progress for Log {
     fn start(&self, file: &str, total: u64, done: u64) {

@@ -1,10 +1,7 @@
 //! `verify`: damage is found and named, and steps that are not what they are called.
 
-mod command;
-mod hub_server;
-
-use command::{pythia_at, text};
-use hub_server::{HubServer, commit, etag};
+use crate::command::{self, pythia_at, text};
+use crate::hub_server::{HubServer, commit, etag};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,10 +4,7 @@
 //! their etag is a sha256, and with a content network ([`HubServer::with_cdn`]) they are redirected to it, a second
 //! port. Other files have git's blob sha1. A CONNECT request makes it a proxy to itself.
 
-// Each test binary uses its part.
-#![allow(dead_code, unreachable_pub)]
-
-pub mod world;
+pub(crate) mod world;
 
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
@@ -22,7 +19,7 @@ use std::time::Duration;
 
 /// One misbehaviour.
 #[derive(Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// This status and these headers, and no body.
     Status(u16, Vec<(&'static str, String)>),
     /// This body instead of the right one.
@@ -47,16 +44,16 @@ pub enum Fault {
 
 /// A request, and what was sent for it.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub cdn: bool,
-    pub method: String,
-    pub path: String,
+pub(crate) struct Seen {
+    pub(crate) cdn: bool,
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// What follows the `?`.
-    pub query: String,
+    pub(crate) query: String,
     /// Names in lower case.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// Bytes of the body.
-    pub sent: usize,
+    pub(crate) sent: usize,
 }
 
 #[derive(Default)]
@@ -71,31 +68,31 @@ struct State {
 }
 
 /// The running server. Its threads end with the test.
-pub struct HubServer {
-    pub url: String,
+pub(crate) struct HubServer {
+    pub(crate) url: String,
     state: Arc<State>,
 }
 
 /// How a server differs from the plain one.
 #[derive(Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Large files come from another port.
-    pub cdn: bool,
+    pub(crate) cdn: bool,
     /// Small files are redirected within the Hub.
-    pub relative: bool,
+    pub(crate) relative: bool,
     /// Whoever does not bring this token gets a 401.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// A repository's old and new id.
-    pub moved: Option<(String, String)>,
+    pub(crate) moved: Option<(String, String)>,
 }
 
 /// The commit of a revision.
-pub fn commit(id: &str, revision: &str) -> String {
+pub(crate) fn commit(id: &str, revision: &str) -> String {
     hex(&Sha1::digest(format!("{id}@{revision}")))
 }
 
 /// The etag of a file's bytes.
-pub fn etag(name: &str, bytes: &[u8]) -> String {
+pub(crate) fn etag(name: &str, bytes: &[u8]) -> String {
     if is_large(name) {
         hex(&Sha256::digest(bytes))
     } else {
@@ -116,16 +113,16 @@ fn is_large(name: &str) -> bool {
 
 impl HubServer {
     /// A plain server over `root`.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Self::with(root, Options::default())
     }
 
     /// A server whose large files come from another port.
-    pub fn with_cdn(root: &Path) -> Self {
+    pub(crate) fn with_cdn(root: &Path) -> Self {
         Self::with(root, Options { cdn: true, ..Options::default() })
     }
 
-    pub fn with(root: &Path, options: Options) -> Self {
+    pub(crate) fn with(root: &Path, options: Options) -> Self {
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
@@ -156,17 +153,17 @@ impl HubServer {
 
     /// The next `times` requests of the method and with the part of a path that `request` names (`GET config.json`,
     /// `GET /cdn/`) meet this fault.
-    pub fn fault(&self, request: &str, times: usize, fault: Fault) {
+    pub(crate) fn fault(&self, request: &str, times: usize, fault: Fault) {
         self.state.faults.lock().unwrap().push((request.to_owned(), times, fault));
     }
 
     /// The requests so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
 
     /// The requests so far of this method whose path ends so.
-    pub fn asked(&self, method: &str, end: &str) -> Vec<Seen> {
+    pub(crate) fn asked(&self, method: &str, end: &str) -> Vec<Seen> {
         self.seen().into_iter().filter(|s| s.method == method && s.path.ends_with(end)).collect()
     }
 }

@@ -1,9 +1,7 @@
 //! The Hub against a local server that misbehaves: cut, silent, wrong, hostile.
 
-mod hub_server;
-
-use hub_server::world::{ID, Log, World, assert_says, error_of, nobody, tree, weights};
-use hub_server::{Fault, HubServer, commit};
+use crate::hub_server::world::{ID, Log, World, assert_says, error_of, nobody, tree, weights};
+use crate::hub_server::{Fault, HubServer, commit};
 use pythia_cli::hub::progress::Quiet;
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,10 +1,7 @@
 //! `diff`: two models, and the checkpoints of one.
 
-mod command;
-mod hub_server;
-
-use command::{error, folder, json, mini, path, pythia, pythia_at, run, stdout, text, usage};
-use hub_server::HubServer;
+use crate::command::{self, error, folder, json, mini, path, pythia, pythia_at, run, stdout, text, usage};
+use crate::hub_server::HubServer;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -159,8 +156,7 @@ fn other_sizes_are_told_apart() {
 #[test]
 fn wrong_command_lines_are_named() {
     usage(&["diff", "70m"], "<B>");
-    usage(&["diff", "70m", "410m", "--steps", "0,1"], "cannot be used with");
-    usage(&["diff", "70m", "410m", "--plot", "x.svg"], "cannot be used with");
+    usage(&["diff", "70m", "410m", "--plot", "x.svg"], "--steps <STEPS>");
     usage(&["diff", "70m", "--plot", "x.svg"], "--steps <STEPS>");
     usage(&["diff", "70m", "--steps", "0,1", "--revision", "main"], "cannot be used with");
     let folder = folder(&command::MINI);
@@ -182,6 +178,14 @@ fn wrong_command_lines_are_named() {
             "there is no such folder; the steps of a folder lie in it as stepN",
         ),
         (&["diff", "70m", "--steps", "0,1", "--plot", "x.png"], "a name that ends in .svg"),
+        (&["diff", "70m", "410m", "--steps", "0,1", "--plot", "x.png"], "a name that ends in .svg"),
+        (
+            &["diff", "70m", "410m-v0", "--steps", "0,1000"],
+            "410m-v0 has no checkpoint step0: nearest is step1000",
+        ),
+        (&["diff", "70m-v0", "410m", "--steps", "0,1000"], "70m-v0 has no checkpoint step0"),
+        (&["diff", "70m", "410m@step1", "--steps", "0,1"], "give 410m alone"),
+        (&["diff", path(&folder), path(&folder), "--steps", "all"], "`all` needs a model of the suite"),
         (&["diff", "70m", "--steps", "0,1", "--plot", "/nowhere/x.svg"], "there is no folder /nowhere"),
     ] {
         let message = error(&run(args));
@@ -320,4 +324,104 @@ fn checkpoints_of_the_hub_are_followed() {
     let same = json(&run(&["diff", "70m@step512", "70m", "--revision", "step3000", "--offline", "--json"]))
         .remove(0);
     assert_eq!(same["weights"], pair["weights"]);
+}
+
+/// A folder of steps, each of which is some step of the small suite; they share its tokenizer.
+fn steps_of(suite: &Path, steps: &[(u64, u64)]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (step, from) in steps {
+        let (from, to) = (suite.join(format!("step{from}")), folder.path().join(format!("step{step}")));
+        fs::create_dir(&to).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+    }
+    fs::copy(suite.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    folder
+}
+
+#[test]
+fn two_trainings_are_followed_side_by_side() {
+    let Some(suite) = suite() else { return };
+    // The other is ahead in between.
+    let other = steps_of(&suite, &[(0, 0), (64, 512), (512, 1000), (3000, 3000)]);
+    let drawn = TempDir::new().unwrap();
+    let plot = drawn.path().join("both.svg");
+    let (a, b) = (suite.to_str().unwrap(), path(&other));
+    let both = |more: &[&str]| run(&[&["diff", a, b, "--steps", "0,64,512,3000"], more].concat());
+
+    let output = both(&["--json", "--plot", plot.to_str().unwrap()]);
+    assert_eq!(text(&output.stderr), format!("drawn into {}\n", plot.display()));
+    let lines: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [0, 64, 512, 3000]
+    );
+    assert_eq!(keys(&lines[1]), ["revision", "step", "weights", "predictions"]);
+    assert_eq!(lines[1]["revision"], "step64");
+    for (line, same) in lines.iter().zip([true, false, false, true]) {
+        let (distance, kl) = (&line["weights"]["all"]["relative"], &line["predictions"]["kl_mean"]);
+        assert_eq!((f64_of(distance) == 0.0, f64_of(kl) == 0.0), (same, same), "{line}");
+    }
+    // As two models, where A is the first.
+    let [x, y] = ["step512", "step1000"].map(|step| format!("{a}/{step}"));
+    let pair = json(&run(&["diff", &x, &y, "--only", "weights", "--json"])).remove(0);
+    for key in ["all", "layers", "kinds"] {
+        assert_eq!(lines[2]["weights"][key], pair["weights"][key]);
+    }
+    let [told_a, told_b] = ["logprob_a", "logprob_b"].map(|key| f64_of(&lines[2]["predictions"][key]));
+    assert!(told_a < told_b, "512 steps know less than 1000: {told_a} {told_b}");
+
+    let svg = fs::read_to_string(&plot).unwrap();
+    let circles = elements(&svg).into_iter().filter(|name| name == "circle").count();
+    assert_eq!(
+        (circles, svg.matches("fill=\"#fff\" stroke").count()),
+        (2 * 4, 2 * 2),
+        "two of each four are 0"
+    );
+    assert!(!svg.contains("<rect class=\"cell\""), "nothing happens between steps");
+
+    let table = stdout(&both(&[]));
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(lines.len() == 2 + 4 && lines[0].contains(&"KL(A‖B),"), "{table}");
+    // Step, distance, divergences, agreement in percent, and log-probabilities.
+    assert_eq!(lines[2][..6], ["0", "0", "0", "0", "100.0", "%"]);
+    assert!(lines.iter().skip(2).all(|cells| cells.len() == 8) && lines[3][1] != "0", "{table}");
+    assert_eq!(lines[2][6], lines[2][7]);
+    let table = stdout(&both(&["--only", "weights"]));
+    assert!(
+        table.lines().last().unwrap().ends_with("0         -         -          -           -           -"),
+        "{table}"
+    );
+    let only = json(&both(&["--only", "predictions", "--json"]));
+    assert!(
+        only.len() == 4
+            && only.iter().all(|line| line["weights"].is_null() && line["predictions"].is_object())
+    );
+}
+
+#[test]
+fn a_range_is_of_the_steps_that_both_have() {
+    let Some(suite) = suite() else { return };
+    let (home, repos) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for name in ["pythia-70m", "pythia-70m-v0"] {
+        let folder = repos.path().join(format!("EleutherAI/{name}/step1000"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(suite.join("step1000").join(file), folder.join(file)).unwrap();
+        }
+    }
+    let server = HubServer::new(repos.path());
+    // First versions have no step 512.
+    for (a, b) in [("70m", "70m-v0"), ("70m-v0", "70m")] {
+        let args = ["diff", a, b, "--steps", "512..1000", "--only", "weights", "--json"];
+        let output = pythia_at(&server.url, home.path(), &args).output().unwrap();
+        let line: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        assert_eq!(
+            (&line["revision"], f64_of(&line["weights"]["all"]["relative"])),
+            (&"step1000".into(), 0.0)
+        );
+    }
 }

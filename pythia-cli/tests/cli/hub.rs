@@ -1,9 +1,7 @@
 //! The Hub and its cache against a local server that speaks the Hub's API.
 
-mod hub_server;
-
-use hub_server::world::{CONFIG, ID, Log, World, assert_says, error_of, nobody, tree, weights};
-use hub_server::{Fault, HubServer, Options, commit, etag};
+use crate::hub_server::world::{CONFIG, ID, Log, World, assert_says, error_of, nobody, tree, weights};
+use crate::hub_server::{Fault, HubServer, Options, commit, etag};
 use pythia_cli::hub::progress::Quiet;
 use std::fs;
 use std::path::{Path, PathBuf};

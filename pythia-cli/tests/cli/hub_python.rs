@@ -1,14 +1,9 @@
 //! Against Python's `huggingface_hub`, the reference for the cache: the same downloads leave the same cache, and each finds what
 //! the other downloaded. With the Python that `PYTHIA_PYTHON` names, if it has the package.
 
-#![cfg(unix)]
-
-mod command;
-mod hub_server;
-
-use command::{pythia_at, text};
-use hub_server::world::tree;
-use hub_server::{HubServer, Options};
+use crate::command::{pythia_at, text};
+use crate::hub_server::world::tree;
+use crate::hub_server::{HubServer, Options};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,8 +1,5 @@
 //! The program as a child process, cut off from the user's settings.
 
-// Each test binary uses its part.
-#![allow(dead_code, unreachable_pub)]
-
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
@@ -11,10 +8,10 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// The embedded model's files.
-pub const MINI: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+pub(crate) const MINI: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
 
 /// `pythia-cli`, with a home that does not exist, no terminal and the Hub out of reach.
-pub fn pythia() -> Command {
+pub(crate) fn pythia() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pythia-cli"));
     let settings = std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy().to_ascii_uppercase();
@@ -28,19 +25,19 @@ pub fn pythia() -> Command {
 }
 
 /// The same, with a Hub at `url` and the cache in `home`.
-pub fn pythia_at(url: &str, home: &Path, args: &[&str]) -> Command {
+pub(crate) fn pythia_at(url: &str, home: &Path, args: &[&str]) -> Command {
     let mut command = pythia();
     command.env("HF_ENDPOINT", url).env("HF_HOME", home).args(args);
     command
 }
 
 /// The program with these arguments.
-pub fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     pythia().args(args).output().unwrap()
 }
 
 /// The same, with `input` on stdin.
-pub fn run_with(args: &[&str], input: &[u8]) -> Output {
+pub(crate) fn run_with(args: &[&str], input: &[u8]) -> Output {
     let piped = Stdio::piped;
     let child = pythia().args(args).stdin(piped()).stdout(piped()).stderr(piped()).spawn();
     let mut child = child.unwrap();
@@ -51,7 +48,7 @@ pub fn run_with(args: &[&str], input: &[u8]) -> Output {
 
 /// stdout of a run that went well, and told nothing on stderr.
 #[track_caller]
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && err.is_empty(), "{:?}\n{out}\n{err}", output.status);
     out
@@ -59,13 +56,13 @@ pub fn stdout(output: &Output) -> String {
 
 /// The JSON objects on stdout, a line each.
 #[track_caller]
-pub fn json(output: &Output) -> Vec<Value> {
+pub(crate) fn json(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The one line of a run that failed, which printed nothing else.
 #[track_caller]
-pub fn error(output: &Output) -> String {
+pub(crate) fn error(output: &Output) -> String {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!((output.status.code(), out.as_str()), (Some(1), ""), "{err}");
     let line = err.strip_suffix('\n').unwrap();
@@ -75,24 +72,24 @@ pub fn error(output: &Output) -> String {
 
 /// Checks that a command line is refused as such, with a message that has `part`.
 #[track_caller]
-pub fn usage(args: &[&str], part: &str) {
+pub(crate) fn usage(args: &[&str], part: &str) {
     let output = run(args);
     let err = text(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{args:?}: {err}");
     assert!(err.contains(part), "{args:?}: {err}");
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// The folder with the embedded model's files.
-pub fn mini() -> PathBuf {
+pub(crate) fn mini() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini")
 }
 
 /// A folder with some of the embedded model's files.
-pub fn folder(files: &[&str]) -> TempDir {
+pub(crate) fn folder(files: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in files {
         fs::copy(mini().join(file), folder.path().join(file)).unwrap();
@@ -101,6 +98,6 @@ pub fn folder(files: &[&str]) -> TempDir {
 }
 
 /// `-m` for a folder.
-pub fn path(folder: &TempDir) -> &str {
+pub(crate) fn path(folder: &TempDir) -> &str {
     folder.path().to_str().unwrap()
 }

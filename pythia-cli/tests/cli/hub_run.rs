@@ -1,10 +1,7 @@
 //! A model of the Hub, run by name: downloaded once, then from the cache.
 
-mod command;
-mod hub_server;
-
-use command::{MINI, error, json, mini, pythia_at, run, stdout, text};
-use hub_server::HubServer;
+use crate::command::{MINI, error, json, mini, pythia_at, run, stdout, text};
+use crate::hub_server::HubServer;
 use std::fs;
 use std::process::{Command, Output};
 use tempfile::TempDir;

@@ -1,8 +1,6 @@
 //! `--precision int8` and `int4`: where their weights are kept, what is told, and what goes wrong.
 
-mod command;
-
-use command::{error, folder, json, path, pythia, text, usage};
+use crate::command::{self, error, folder, json, path, pythia, text, usage};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;

@@ -1,8 +1,6 @@
 //! The program among others: pipes that close, signals, odd environments, two at once.
 
-mod command;
-
-use command::{json, pythia, run, stdout, text};
+use crate::command::{json, pythia, run, stdout, text};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
