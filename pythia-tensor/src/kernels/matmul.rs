@@ -56,13 +56,12 @@ mod bf16;
 mod panels;
 
 use super::rows::{Epilogue, epilogue};
-use crate::simd::{Simd, stamp};
+use crate::simd::{Part, Simd, stamp};
 use crate::{Element, Mat, Tile};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::{PANEL, linear_bf16, round_row};
 use bytemuck::Zeroable;
 pub(crate) use panels::{Packed, Panels};
-use std::array;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -110,6 +109,8 @@ trait Dot<S: Simd>: Copy {
     fn weights(self, s: S, x: &[Self::W]) -> Self::V;
     /// `sum + a * w`.
     fn mul_add(self, s: S, a: Self::V, w: Self::V, sum: S::F32) -> S::F32;
+    /// [`Simd::outline`], with the instructions that this takes.
+    fn outline(self, s: S, part: impl Part<S>);
 }
 
 /// Rows of weights that lie `stride` apart.
@@ -149,6 +150,10 @@ impl<S: Simd, W: Element> Dot<S> for Exact<W> {
     fn mul_add(self, s: S, a: S::F32, w: S::F32, sum: S::F32) -> S::F32 {
         s.mul_add(a, w, sum)
     }
+    #[inline(always)]
+    fn outline(self, s: S, part: impl Part<S>) {
+        s.outline(part);
+    }
 }
 
 /// As many elements as the longest vector has, the first of them `x`, the others zero.
@@ -162,16 +167,21 @@ fn padded<T: Zeroable + Copy>(x: &[T]) -> [T; 32] {
 #[inline(always)]
 fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_>, out: &mut Tile<'_>) {
     let (a, dot) = (a.slice_rows(out.rows()), Exact::<W>(PhantomData));
-    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
-    match (a.rows(), S::LANES) {
-        (1, 16) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-        (2..=6, 16) => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
-        (7..=8, 16) => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
-        (9..=FEW, 16) => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
-        (_, 16) => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
-        (1, _) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-        (2, _) => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
-        (_, _) => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
+    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise. The length first: what is for vectors of
+    // another is not compiled.
+    match S::LANES {
+        16 => match a.rows() {
+            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
+            2..=6 => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
+            7..=8 => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
+            9..=FEW => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
+        },
+        _ => match a.rows() {
+            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
+            2 => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
+        },
     }
 }
 
@@ -186,59 +196,78 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
 ) {
-    let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
-    let mut memory = [0.0; ROWS * COLUMNS];
-    // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
-    // groups of any size.
-    let width = match a.rows() {
-        1 => memory.len(),
-        2..=FEW => 3 * COLUMNS,
-        _ => COLUMNS,
-    };
-    for n0 in cols.clone().step_by(width) {
-        let n1 = cols.end.min(n0 + width);
-        let sums = &mut memory[..a.rows() * (n1 - n0)];
-        sums.fill(0.0);
-        let (groups, blocks) = ((n1 - n0) / N, k.div_ceil(KC));
-        let apart = if M == 1 { groups } else { 1 };
-        // Group and block of K. A row of weights after another, or a block of all groups after another.
-        let turn_of = |turn: usize| {
-            if M == 1 { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
+    dot.outline(s, Columns::<_, _, _, M, N, L> { dot, a, w, then, out });
+}
+
+/// The arguments of [`columns`].
+struct Columns<'c, 't, D, A, W, const M: usize, const N: usize, const L: usize> {
+    dot: D,
+    a: Mat<'c, A>,
+    w: &'c [W],
+    then: Epilogue<'c>,
+    out: &'c mut Tile<'t>,
+}
+
+impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
+    for Columns<'_, '_, D, D::A, D::W, M, N, L>
+{
+    #[inline(always)]
+    fn run(self, s: S) {
+        let Self { dot, a, w, then, out } = self;
+        let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
+        let mut memory = [0.0; ROWS * COLUMNS];
+        // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
+        // groups of any size.
+        let width = match a.rows() {
+            1 => memory.len(),
+            2..=FEW => 3 * COLUMNS,
+            _ => COLUMNS,
         };
-        let column = |group: usize| if M == 1 { group } else { group * N };
-        let start = |(group, block): (usize, usize)| (n0 + column(group)) * k + block * KC;
-        let turns = groups * blocks;
-        for turn in 0..turns {
-            let (group, block) = turn_of(turn);
-            let next = match turn + 1 {
-                next if next < turns => start(turn_of(next)),
-                _ if n1 < cols.end => n1 * k,
-                _ => start((group, block)),
+        for n0 in cols.clone().step_by(width) {
+            let n1 = cols.end.min(n0 + width);
+            let sums = &mut memory[..a.rows() * (n1 - n0)];
+            sums.fill(0.0);
+            let (groups, blocks) = ((n1 - n0) / N, k.div_ceil(KC));
+            let apart = if M == 1 { groups } else { 1 };
+            // Group and block of K. A row of weights after another, or a block of all groups after another.
+            let turn_of = |turn: usize| {
+                if M == 1 { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
             };
-            let w = &w[start((group, block))..];
-            let w = Group { rows: w, stride: apart * k, ask: next.wrapping_sub(start((group, block))) };
-            let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
-            products::<S, D, M, N, L>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
-        }
-        // What is no whole group.
-        let mut column = groups * N;
-        while column < n1 - n0 {
-            let four = n1 - n0 - column >= 4;
-            for k0 in (0..k).step_by(KC) {
-                let block = k0..k.min(k0 + KC);
-                let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, ask: 0 };
-                let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
-                if four {
-                    products::<S, D, M, 4, 1>(s, dot, a, block, w, sums);
-                } else {
-                    products::<S, D, M, 1, 1>(s, dot, a, block, w, sums);
-                }
+            let column = |group: usize| if M == 1 { group } else { group * N };
+            let start = |(group, block): (usize, usize)| (n0 + column(group)) * k + block * KC;
+            let turns = groups * blocks;
+            for turn in 0..turns {
+                let (group, block) = turn_of(turn);
+                let next = match turn + 1 {
+                    next if next < turns => start(turn_of(next)),
+                    _ if n1 < cols.end => n1 * k,
+                    _ => start((group, block)),
+                };
+                let w = &w[start((group, block))..];
+                let w = Group { rows: w, stride: apart * k, ask: next.wrapping_sub(start((group, block))) };
+                let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
+                products::<S, D, M, N, L>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
             }
-            column += if four { 4 } else { 1 };
-        }
-        let then = then.slice(n0..n1);
-        for (row, sums) in rows.clone().zip(sums.chunks_exact(n1 - n0)) {
-            epilogue(s, sums, then, &mut out.row_mut(row)[n0 - cols.start..n1 - cols.start]);
+            // What is no whole group.
+            let mut column = groups * N;
+            while column < n1 - n0 {
+                let four = n1 - n0 - column >= 4;
+                for k0 in (0..k).step_by(KC) {
+                    let block = k0..k.min(k0 + KC);
+                    let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, ask: 0 };
+                    let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
+                    if four {
+                        products::<S, D, M, 4, 1>(s, dot, a, block, w, sums);
+                    } else {
+                        products::<S, D, M, 1, 1>(s, dot, a, block, w, sums);
+                    }
+                }
+                column += if four { 4 } else { 1 };
+            }
+            let then = then.slice(n0..n1);
+            for (row, sums) in rows.clone().zip(sums.chunks_exact(n1 - n0)) {
+                epilogue(s, sums, then, &mut out.row_mut(row)[n0 - cols.start..n1 - cols.start]);
+            }
         }
     }
 }
@@ -261,8 +290,7 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     w: Group<'_, D::W>,
     Sums { first: sums, row: stride, column }: Sums<'_>,
 ) {
-    let rows = a.rows();
-    let row = |i: usize| &a.row(i)[block.clone()];
+    let (a, rows) = (a.slice_cols(block), a.rows());
     let tiles = rows.div_ceil(M);
     let mut i = 0;
     for t in 0..tiles {
@@ -270,19 +298,19 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
         let w = Group { ask: if t * L < N { w.ask.wrapping_add(t * L * w.stride) } else { 0 }, ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
-            8 if M >= 8 => tile::<S, D, 8, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            7 if M >= 7 => tile::<S, D, 7, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            6 if M >= 6 => tile::<S, D, 6, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            5 if M >= 5 => tile::<S, D, 5, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            4 if M >= 4 => tile::<S, D, 4, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            3 if M >= 3 => tile::<S, D, 3, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            2 if M >= 2 => tile::<S, D, 2, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            _ => tile::<S, D, 1, N, L>(s, dot, [row(i)], w, sums),
+            8 if const { M >= 8 } => tile::<S, D, 8, N, L>(s, dot, a, i, w, sums),
+            7 if const { M >= 7 } => tile::<S, D, 7, N, L>(s, dot, a, i, w, sums),
+            6 if const { M >= 6 } => tile::<S, D, 6, N, L>(s, dot, a, i, w, sums),
+            5 if const { M >= 5 } => tile::<S, D, 5, N, L>(s, dot, a, i, w, sums),
+            4 if const { M >= 4 } => tile::<S, D, 4, N, L>(s, dot, a, i, w, sums),
+            3 if const { M >= 3 } => tile::<S, D, 3, N, L>(s, dot, a, i, w, sums),
+            2 if const { M >= 2 } => tile::<S, D, 2, N, L>(s, dot, a, i, w, sums),
+            _ => tile::<S, D, 1, N, L>(s, dot, a, i, w, sums),
         };
     }
 }
 
-/// Adds the dot products of `M` rows with `N` rows of weights to `sums`. Gives `M`.
+/// Adds the dot products of `M` rows, from number `first` on, with `N` rows of weights to `sums`. Gives `M`.
 ///
 /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
 /// levels, and then the sums live in memory.
@@ -290,12 +318,17 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
 fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     s: S,
     dot: D,
-    a: [&[D::A]; M],
+    activations: Mat<'_, D::A>,
+    first: usize,
     Group { rows, stride, ask }: Group<'_, D::W>,
     Sums { first: sums, row, column }: Sums<'_>,
 ) -> usize {
-    let len = a[0].len();
-    assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= rows.len(), "rows of {len}");
+    let len = activations.cols();
+    let mut a: [&[D::A]; M] = [&[]; M];
+    for i in 0..M {
+        a[i] = activations.row(first + i);
+    }
+    assert!((N - 1) * stride + len <= rows.len(), "rows of {len}");
     // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
     let line = 64 / size_of::<D::W>();
     let stretch = line.max(D::STEP);
