@@ -196,78 +196,59 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
 ) {
-    dot.outline(s, Columns::<_, _, _, M, N, L> { dot, a, w, then, out });
-}
-
-/// The arguments of [`columns`].
-struct Columns<'c, 't, D, A, W, const M: usize, const N: usize, const L: usize> {
-    dot: D,
-    a: Mat<'c, A>,
-    w: &'c [W],
-    then: Epilogue<'c>,
-    out: &'c mut Tile<'t>,
-}
-
-impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
-    for Columns<'_, '_, D, D::A, D::W, M, N, L>
-{
-    #[inline(always)]
-    fn run(self, s: S) {
-        let Self { dot, a, w, then, out } = self;
-        let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
-        let mut memory = [0.0; ROWS * COLUMNS];
-        // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
-        // groups of any size.
-        let width = match a.rows() {
-            1 => memory.len(),
-            2..=FEW => 3 * COLUMNS,
-            _ => COLUMNS,
+    let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
+    let mut memory = [0.0; ROWS * COLUMNS];
+    // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
+    // groups of any size.
+    let width = match a.rows() {
+        1 => memory.len(),
+        2..=FEW => 3 * COLUMNS,
+        _ => COLUMNS,
+    };
+    for n0 in cols.clone().step_by(width) {
+        let n1 = cols.end.min(n0 + width);
+        let sums = &mut memory[..a.rows() * (n1 - n0)];
+        sums.fill(0.0);
+        let (groups, blocks) = ((n1 - n0) / N, k.div_ceil(KC));
+        let apart = if M == 1 { groups } else { 1 };
+        // Group and block of K. A row of weights after another, or a block of all groups after another.
+        let turn_of = |turn: usize| {
+            if M == 1 { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
         };
-        for n0 in cols.clone().step_by(width) {
-            let n1 = cols.end.min(n0 + width);
-            let sums = &mut memory[..a.rows() * (n1 - n0)];
-            sums.fill(0.0);
-            let (groups, blocks) = ((n1 - n0) / N, k.div_ceil(KC));
-            let apart = if M == 1 { groups } else { 1 };
-            // Group and block of K. A row of weights after another, or a block of all groups after another.
-            let turn_of = |turn: usize| {
-                if M == 1 { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
+        let column = |group: usize| if M == 1 { group } else { group * N };
+        let start = |(group, block): (usize, usize)| (n0 + column(group)) * k + block * KC;
+        let turns = groups * blocks;
+        for turn in 0..turns {
+            let (group, block) = turn_of(turn);
+            let next = match turn + 1 {
+                next if next < turns => start(turn_of(next)),
+                _ if n1 < cols.end => n1 * k,
+                _ => start((group, block)),
             };
-            let column = |group: usize| if M == 1 { group } else { group * N };
-            let start = |(group, block): (usize, usize)| (n0 + column(group)) * k + block * KC;
-            let turns = groups * blocks;
-            for turn in 0..turns {
-                let (group, block) = turn_of(turn);
-                let next = match turn + 1 {
-                    next if next < turns => start(turn_of(next)),
-                    _ if n1 < cols.end => n1 * k,
-                    _ => start((group, block)),
-                };
-                let w = &w[start((group, block))..];
-                let w = Group { rows: w, stride: apart * k, ask: next.wrapping_sub(start((group, block))) };
-                let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
-                products::<S, D, M, N, L>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
-            }
-            // What is no whole group.
-            let mut column = groups * N;
-            while column < n1 - n0 {
-                let four = n1 - n0 - column >= 4;
-                for k0 in (0..k).step_by(KC) {
-                    let block = k0..k.min(k0 + KC);
-                    let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, ask: 0 };
-                    let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
-                    if four {
-                        products::<S, D, M, 4, 1>(s, dot, a, block, w, sums);
-                    } else {
-                        products::<S, D, M, 1, 1>(s, dot, a, block, w, sums);
-                    }
+            let w = &w[start((group, block))..];
+            let w = Group { rows: w, stride: apart * k, ask: next.wrapping_sub(start((group, block))) };
+            let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
+            products::<S, D, M, N, L>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
+        }
+        // What is no whole group.
+        let mut column = groups * N;
+        while column < n1 - n0 {
+            let four = n1 - n0 - column >= 4;
+            for k0 in (0..k).step_by(KC) {
+                let block = k0..k.min(k0 + KC);
+                let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, ask: 0 };
+                let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
+                if four {
+                    products::<S, D, M, 4, 1>(s, dot, a, block, w, sums);
+                } else {
+                    products::<S, D, M, 1, 1>(s, dot, a, block, w, sums);
                 }
-                column += if four { 4 } else { 1 };
             }
-            let then = then.slice(n0..n1);
-            for (row, sums) in rows.clone().zip(sums.chunks_exact(n1 - n0)) {
-                epilogue(s, sums, then, &mut out.row_mut(row)[n0 - cols.start..n1 - cols.start]);
-            }
+            column += if four { 4 } else { 1 };
+        }
+        let then = then.slice(n0..n1);
+        for (row, sums) in rows.clone().zip(sums.chunks_exact(n1 - n0)) {
+            epilogue(s, sums, then, &mut out.row_mut(row)[n0 - cols.start..n1 - cols.start]);
         }
     }
 }
@@ -310,75 +291,94 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     }
 }
 
-/// Adds the dot products of `M` rows, from number `first` on, with `N` rows of weights to `sums`. Gives `M`.
-///
-/// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
-/// levels, and then the sums live in memory.
+/// Adds the dot products of `M` rows of `a`, from number `first` on, with `N` rows of weights to `sums`. Gives `M`.
 #[inline(always)]
 fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     s: S,
     dot: D,
-    activations: Mat<'_, D::A>,
+    a: Mat<'_, D::A>,
     first: usize,
-    Group { rows, stride, ask }: Group<'_, D::W>,
-    Sums { first: sums, row, column }: Sums<'_>,
+    w: Group<'_, D::W>,
+    sums: Sums<'_>,
 ) -> usize {
-    let len = activations.cols();
-    let mut a: [&[D::A]; M] = [&[]; M];
-    for i in 0..M {
-        a[i] = activations.row(first + i);
-    }
-    assert!((N - 1) * stride + len <= rows.len(), "rows of {len}");
-    // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
-    let line = 64 / size_of::<D::W>();
-    let stretch = line.max(D::STEP);
-    let whole = len / stretch * stretch;
-    let mut acc = [[s.zero(); N]; M];
-    let mut k = 0;
-    while k < whole {
-        for l in 0..L {
-            s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(ask)));
+    dot.outline(s, Dots::<_, _, _, M, N, L> { dot, a, first, w, sums });
+    M
+}
+
+/// The arguments of [`tile`].
+struct Dots<'d, D, A, W, const M: usize, const N: usize, const L: usize> {
+    dot: D,
+    a: Mat<'d, A>,
+    first: usize,
+    w: Group<'d, W>,
+    sums: Sums<'d>,
+}
+
+impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
+    for Dots<'_, D, D::A, D::W, M, N, L>
+{
+    /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
+    /// levels, and then the sums live in memory.
+    #[inline(always)]
+    fn run(self, s: S) {
+        let Self { dot, a: activations, first, w: Group { rows, stride, ask }, sums } = self;
+        let Sums { first: sums, row, column } = sums;
+        let len = activations.cols();
+        let mut a: [&[D::A]; M] = [&[]; M];
+        for i in 0..M {
+            a[i] = activations.row(first + i);
         }
-        let end = k + stretch;
-        while k < end {
-            let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
-            for i in 0..M {
-                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
-                x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
+        assert!((N - 1) * stride + len <= rows.len(), "rows of {len}");
+        // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
+        let line = 64 / size_of::<D::W>();
+        let stretch = line.max(D::STEP);
+        let whole = len / stretch * stretch;
+        let mut acc = [[s.zero(); N]; M];
+        let mut k = 0;
+        while k < whole {
+            for l in 0..L {
+                s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(ask)));
             }
-            for j in 0..N {
-                let at = j * stride + k;
-                // SAFETY: as above; the last row of weights has `len` elements too.
-                let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
+            let end = k + stretch;
+            while k < end {
+                let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
                 for i in 0..M {
-                    acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
+                    // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+                    x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
+                }
+                for j in 0..N {
+                    let at = j * stride + k;
+                    // SAFETY: as above; the last row of weights has `len` elements too.
+                    let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
+                    for i in 0..M {
+                        acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
+                    }
+                }
+                k += D::STEP;
+            }
+        }
+        while k < len {
+            let part = k..len.min(k + D::STEP);
+            for j in 0..N {
+                let w = dot.weights(s, &padded(&rows[j * stride..][part.clone()]));
+                for i in 0..M {
+                    let a = dot.activations(s, &padded(&a[i][part.clone()]));
+                    acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
                 }
             }
-            k += D::STEP;
+            k = part.end;
         }
-    }
-    while k < len {
-        let part = k..len.min(k + D::STEP);
-        for j in 0..N {
-            let w = dot.weights(s, &padded(&rows[j * stride..][part.clone()]));
-            for i in 0..M {
-                let a = dot.activations(s, &padded(&a[i][part.clone()]));
-                acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
+        let acc = acc.as_flattened();
+        for start in (0..M * N).step_by(4) {
+            let (last, mut four) = (M * N - 1, [acc[start]; 4]);
+            for l in 1..4 {
+                four[l] = acc[last.min(start + l)];
+            }
+            for (l, sum) in s.sum4(four).into_iter().enumerate().take(M * N - start) {
+                sums[(start + l) / N * row + (start + l) % N * column] += sum;
             }
         }
-        k = part.end;
     }
-    let acc = acc.as_flattened();
-    for start in (0..M * N).step_by(4) {
-        let (last, mut four) = (M * N - 1, [acc[start]; 4]);
-        for l in 1..4 {
-            four[l] = acc[last.min(start + l)];
-        }
-        for (l, sum) in s.sum4(four).into_iter().enumerate().take(M * N - start) {
-            sums[(start + l) / N * row + (start + l) % N * column] += sum;
-        }
-    }
-    M
 }
 
 #[cfg(test)]

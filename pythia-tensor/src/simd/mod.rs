@@ -29,8 +29,7 @@ pub(crate) use {
 
 use half::{bf16, f16};
 
-/// A part of a kernel that is compiled as a function of its own: one of its variants, of which only one runs in a call. The
-/// compiler takes more than four times as long for a function of twice the size.
+/// A part of a kernel that [`Simd::outline`] runs.
 pub trait Part<S> {
     /// Does it. `#[inline(always)]`, as all bodies are.
     fn run(self, s: S);
@@ -92,7 +91,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
 
-    /// Runs `part` as a function of its own, compiled for the instruction set.
+    /// Runs `part`, with debug assertions as a function of its own. With all checks and all its tiles, a kernel is so large
+    /// a function that compiling it takes minutes: the time grows with the square of the size.
     fn outline(self, part: impl Part<Self>);
 
     /// Asks for the cache line at `x`, which may be any address. Changes no result.

@@ -93,7 +93,8 @@ impl Simd for Portable {
             a * pow2(half) * pow2(n - half)
         })
     }
-    #[inline(never)]
+    #[cfg_attr(debug_assertions, inline(never))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn outline(self, part: impl Part<Self>) {
         part.run(self);
     }
