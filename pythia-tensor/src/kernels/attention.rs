@@ -190,19 +190,12 @@ fn attend_body<S: Simd, P: Product<S>>(
         while position < end {
             let n = group(position, end, most);
             let t = position - start;
-            // The length first: what is for vectors of another is not compiled.
-            match S::LANES {
-                16 => match n {
-                    8 => step::<S, P, 8, 2>(s, product, t, position, block, head, running),
-                    4 => step::<S, P, 4, 4>(s, product, t, position, block, head, running),
-                    2 => step::<S, P, 2, 4>(s, product, t, position, block, head, running),
-                    _ => step::<S, P, 1, 4>(s, product, t, position, block, head, running),
-                },
-                _ => match n {
-                    4 => step::<S, P, 4, 2>(s, product, t, position, block, head, running),
-                    2 => step::<S, P, 2, 4>(s, product, t, position, block, head, running),
-                    _ => step::<S, P, 1, 4>(s, product, t, position, block, head, running),
-                },
+            match (n, S::LANES) {
+                (8, _) => step::<S, P, 8, 2>(s, product, t, position, block, head, running),
+                (4, 16) => step::<S, P, 4, 4>(s, product, t, position, block, head, running),
+                (4, _) => step::<S, P, 4, 2>(s, product, t, position, block, head, running),
+                (2, _) => step::<S, P, 2, 4>(s, product, t, position, block, head, running),
+                _ => step::<S, P, 1, 4>(s, product, t, position, block, head, running),
             }
             position += n;
         }

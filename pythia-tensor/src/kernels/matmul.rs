@@ -62,6 +62,7 @@ use crate::{Element, Mat, Tile};
 pub(crate) use bf16::{PANEL, linear_bf16, round_row};
 use bytemuck::Zeroable;
 pub(crate) use panels::{Packed, Panels};
+use std::array;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -271,7 +272,8 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     w: Group<'_, D::W>,
     Sums { first: sums, row: stride, column }: Sums<'_>,
 ) {
-    let (a, rows) = (a.slice_cols(block), a.rows());
+    let rows = a.rows();
+    let row = |i: usize| &a.row(i)[block.clone()];
     let tiles = rows.div_ceil(M);
     let mut i = 0;
     for t in 0..tiles {
@@ -279,37 +281,35 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
         let w = Group { ask: if t * L < N { w.ask.wrapping_add(t * L * w.stride) } else { 0 }, ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
-            8 if const { M >= 8 } => tile::<S, D, 8, N, L>(s, dot, a, i, w, sums),
-            7 if const { M >= 7 } => tile::<S, D, 7, N, L>(s, dot, a, i, w, sums),
-            6 if const { M >= 6 } => tile::<S, D, 6, N, L>(s, dot, a, i, w, sums),
-            5 if const { M >= 5 } => tile::<S, D, 5, N, L>(s, dot, a, i, w, sums),
-            4 if const { M >= 4 } => tile::<S, D, 4, N, L>(s, dot, a, i, w, sums),
-            3 if const { M >= 3 } => tile::<S, D, 3, N, L>(s, dot, a, i, w, sums),
-            2 if const { M >= 2 } => tile::<S, D, 2, N, L>(s, dot, a, i, w, sums),
-            _ => tile::<S, D, 1, N, L>(s, dot, a, i, w, sums),
+            8 if const { M >= 8 } => dots::<S, D, 8, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            7 if const { M >= 7 } => dots::<S, D, 7, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            6 if const { M >= 6 } => dots::<S, D, 6, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            5 if const { M >= 5 } => dots::<S, D, 5, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            4 if const { M >= 4 } => dots::<S, D, 4, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            3 if const { M >= 3 } => dots::<S, D, 3, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            2 if const { M >= 2 } => dots::<S, D, 2, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            _ => dots::<S, D, 1, N, L>(s, dot, [row(i)], w, sums),
         };
     }
 }
 
-/// Adds the dot products of `M` rows of `a`, from number `first` on, with `N` rows of weights to `sums`. Gives `M`.
+/// [`tile`] in [`Simd::outline`].
 #[inline(always)]
-fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+fn dots<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     s: S,
     dot: D,
-    a: Mat<'_, D::A>,
-    first: usize,
+    a: [&[D::A]; M],
     w: Group<'_, D::W>,
     sums: Sums<'_>,
 ) -> usize {
-    dot.outline(s, Dots::<_, _, _, M, N, L> { dot, a, first, w, sums });
+    dot.outline(s, Dots::<_, _, _, M, N, L> { dot, a, w, sums });
     M
 }
 
 /// The arguments of [`tile`].
 struct Dots<'d, D, A, W, const M: usize, const N: usize, const L: usize> {
     dot: D,
-    a: Mat<'d, A>,
-    first: usize,
+    a: [&'d [A]; M],
     w: Group<'d, W>,
     sums: Sums<'d>,
 }
@@ -317,66 +317,73 @@ struct Dots<'d, D, A, W, const M: usize, const N: usize, const L: usize> {
 impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
     for Dots<'_, D, D::A, D::W, M, N, L>
 {
-    /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
-    /// levels, and then the sums live in memory.
     #[inline(always)]
     fn run(self, s: S) {
-        let Self { dot, a: activations, first, w: Group { rows, stride, ask }, sums } = self;
-        let Sums { first: sums, row, column } = sums;
-        let len = activations.cols();
-        let mut a: [&[D::A]; M] = [&[]; M];
-        for i in 0..M {
-            a[i] = activations.row(first + i);
+        tile::<S, D, M, N, L>(s, self.dot, self.a, self.w, self.sums);
+    }
+}
+
+/// Adds the dot products of `M` rows with `N` rows of weights to `sums`.
+///
+/// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
+/// levels, and then the sums live in memory.
+#[inline(always)]
+fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+    s: S,
+    dot: D,
+    a: [&[D::A]; M],
+    Group { rows, stride, ask }: Group<'_, D::W>,
+    Sums { first: sums, row, column }: Sums<'_>,
+) {
+    let len = a[0].len();
+    assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= rows.len(), "rows of {len}");
+    // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
+    let line = 64 / size_of::<D::W>();
+    let stretch = line.max(D::STEP);
+    let whole = len / stretch * stretch;
+    let mut acc = [[s.zero(); N]; M];
+    let mut k = 0;
+    while k < whole {
+        for l in 0..L {
+            s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(ask)));
         }
-        assert!((N - 1) * stride + len <= rows.len(), "rows of {len}");
-        // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
-        let line = 64 / size_of::<D::W>();
-        let stretch = line.max(D::STEP);
-        let whole = len / stretch * stretch;
-        let mut acc = [[s.zero(); N]; M];
-        let mut k = 0;
-        while k < whole {
-            for l in 0..L {
-                s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(ask)));
+        let end = k + stretch;
+        while k < end {
+            let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
+            for i in 0..M {
+                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+                x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
             }
-            let end = k + stretch;
-            while k < end {
-                let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
-                for i in 0..M {
-                    // SAFETY: `k + STEP <= whole <= len`, the length of every row.
-                    x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
-                }
-                for j in 0..N {
-                    let at = j * stride + k;
-                    // SAFETY: as above; the last row of weights has `len` elements too.
-                    let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
-                    for i in 0..M {
-                        acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
-                    }
-                }
-                k += D::STEP;
-            }
-        }
-        while k < len {
-            let part = k..len.min(k + D::STEP);
             for j in 0..N {
-                let w = dot.weights(s, &padded(&rows[j * stride..][part.clone()]));
+                let at = j * stride + k;
+                // SAFETY: as above; the last row of weights has `len` elements too.
+                let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
                 for i in 0..M {
-                    let a = dot.activations(s, &padded(&a[i][part.clone()]));
-                    acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
+                    acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
                 }
             }
-            k = part.end;
+            k += D::STEP;
         }
-        let acc = acc.as_flattened();
-        for start in (0..M * N).step_by(4) {
-            let (last, mut four) = (M * N - 1, [acc[start]; 4]);
-            for l in 1..4 {
-                four[l] = acc[last.min(start + l)];
+    }
+    while k < len {
+        let part = k..len.min(k + D::STEP);
+        for j in 0..N {
+            let w = dot.weights(s, &padded(&rows[j * stride..][part.clone()]));
+            for i in 0..M {
+                let a = dot.activations(s, &padded(&a[i][part.clone()]));
+                acc[i][j] = dot.mul_add(s, a, w, acc[i][j]);
             }
-            for (l, sum) in s.sum4(four).into_iter().enumerate().take(M * N - start) {
-                sums[(start + l) / N * row + (start + l) % N * column] += sum;
-            }
+        }
+        k = part.end;
+    }
+    let acc = acc.as_flattened();
+    for start in (0..M * N).step_by(4) {
+        let (last, mut four) = (M * N - 1, [acc[start]; 4]);
+        for l in 1..4 {
+            four[l] = acc[last.min(start + l)];
+        }
+        for (l, sum) in s.sum4(four).into_iter().enumerate().take(M * N - start) {
+            sums[(start + l) / N * row + (start + l) % N * column] += sum;
         }
     }
 }

@@ -91,8 +91,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
 
-    /// Runs `part`, with debug assertions as a function of its own. With all checks and all its tiles, a kernel is so large
-    /// a function that compiling it takes minutes: the time grows with the square of the size.
+    /// Runs `part`; with debug assertions, as a function of its own. With all checks and all its tiles, a kernel is so large a
+    /// function that compiling it takes minutes, for the passes over each loop get slower with the function's size.
     fn outline(self, part: impl Part<Self>);
 
     /// Asks for the cache line at `x`, which may be any address. Changes no result.

@@ -59,7 +59,6 @@ impl<'a, T> Mat<'a, T> {
     ///
     /// # Panics
     /// If the matrix does not have them, or there are none.
-    #[inline]
     pub fn slice_cols(&self, cols: Range<usize>) -> Self {
         assert!(cols.start < cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[cols.start..] };
