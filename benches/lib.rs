@@ -9,7 +9,7 @@
 //! cargo bench -p pythia-benches                       everything: minutes
 //! cargo bench -p pythia-benches --bench kernels -- matmul/1.4b
 //! PYTHIA_ISA=avx2 cargo bench -p pythia-benches       another instruction set
-//! cargo bench -p pythia-benches -- --test             each once, without measuring
+//! cargo test --workspace --bench kernels              each once, without measuring
 //! ```
 
 use criterion::measurement::WallTime;

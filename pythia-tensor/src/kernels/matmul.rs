@@ -56,7 +56,7 @@ mod bf16;
 mod panels;
 
 use super::rows::{Epilogue, epilogue};
-use crate::simd::{Simd, stamp};
+use crate::simd::{Part, Simd, stamp};
 use crate::{Element, Mat, Tile};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16::{PANEL, linear_bf16, round_row};
@@ -110,6 +110,8 @@ trait Dot<S: Simd>: Copy {
     fn weights(self, s: S, x: &[Self::W]) -> Self::V;
     /// `sum + a * w`.
     fn mul_add(self, s: S, a: Self::V, w: Self::V, sum: S::F32) -> S::F32;
+    /// [`Simd::outline`], with the instructions that this takes.
+    fn outline(self, s: S, part: impl Part<S>);
 }
 
 /// Rows of weights that lie `stride` apart.
@@ -149,6 +151,10 @@ impl<S: Simd, W: Element> Dot<S> for Exact<W> {
     fn mul_add(self, s: S, a: S::F32, w: S::F32, sum: S::F32) -> S::F32 {
         s.mul_add(a, w, sum)
     }
+    #[inline(always)]
+    fn outline(self, s: S, part: impl Part<S>) {
+        s.outline(part);
+    }
 }
 
 /// As many elements as the longest vector has, the first of them `x`, the others zero.
@@ -162,16 +168,21 @@ fn padded<T: Zeroable + Copy>(x: &[T]) -> [T; 32] {
 #[inline(always)]
 fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_>, out: &mut Tile<'_>) {
     let (a, dot) = (a.slice_rows(out.rows()), Exact::<W>(PhantomData));
-    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise.
-    match (a.rows(), S::LANES) {
-        (1, 16) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-        (2..=6, 16) => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
-        (7..=8, 16) => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
-        (9..=FEW, 16) => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
-        (_, 16) => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
-        (1, _) => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-        (2, _) => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
-        (_, _) => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
+    // As many sums as the registers hold: 32 of 16 lanes with AVX-512, 16 otherwise. The length first: what is for vectors of
+    // another is not compiled.
+    match S::LANES {
+        16 => match a.rows() {
+            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
+            2..=6 => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
+            7..=8 => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
+            9..=FEW => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
+        },
+        _ => match a.rows() {
+            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
+            2 => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
+        },
     }
 }
 
@@ -270,19 +281,49 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
         let w = Group { ask: if t * L < N { w.ask.wrapping_add(t * L * w.stride) } else { 0 }, ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
-            8 if M >= 8 => tile::<S, D, 8, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            7 if M >= 7 => tile::<S, D, 7, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            6 if M >= 6 => tile::<S, D, 6, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            5 if M >= 5 => tile::<S, D, 5, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            4 if M >= 4 => tile::<S, D, 4, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            3 if M >= 3 => tile::<S, D, 3, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            2 if M >= 2 => tile::<S, D, 2, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            _ => tile::<S, D, 1, N, L>(s, dot, [row(i)], w, sums),
+            8 if const { M >= 8 } => dots::<S, D, 8, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            7 if const { M >= 7 } => dots::<S, D, 7, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            6 if const { M >= 6 } => dots::<S, D, 6, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            5 if const { M >= 5 } => dots::<S, D, 5, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            4 if const { M >= 4 } => dots::<S, D, 4, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            3 if const { M >= 3 } => dots::<S, D, 3, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            2 if const { M >= 2 } => dots::<S, D, 2, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            _ => dots::<S, D, 1, N, L>(s, dot, [row(i)], w, sums),
         };
     }
 }
 
-/// Adds the dot products of `M` rows with `N` rows of weights to `sums`. Gives `M`.
+/// [`tile`] in [`Simd::outline`].
+#[inline(always)]
+fn dots<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+    s: S,
+    dot: D,
+    a: [&[D::A]; M],
+    w: Group<'_, D::W>,
+    sums: Sums<'_>,
+) -> usize {
+    dot.outline(s, Dots::<_, _, _, M, N, L> { dot, a, w, sums });
+    M
+}
+
+/// The arguments of [`tile`].
+struct Dots<'d, D, A, W, const M: usize, const N: usize, const L: usize> {
+    dot: D,
+    a: [&'d [A]; M],
+    w: Group<'d, W>,
+    sums: Sums<'d>,
+}
+
+impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
+    for Dots<'_, D, D::A, D::W, M, N, L>
+{
+    #[inline(always)]
+    fn run(self, s: S) {
+        tile::<S, D, M, N, L>(s, self.dot, self.a, self.w, self.sums);
+    }
+}
+
+/// Adds the dot products of `M` rows with `N` rows of weights to `sums`.
 ///
 /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
 /// levels, and then the sums live in memory.
@@ -293,7 +334,7 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     a: [&[D::A]; M],
     Group { rows, stride, ask }: Group<'_, D::W>,
     Sums { first: sums, row, column }: Sums<'_>,
-) -> usize {
+) {
     let len = a[0].len();
     assert!(a.iter().all(|a| a.len() == len) && (N - 1) * stride + len <= rows.len(), "rows of {len}");
     // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
@@ -345,7 +386,6 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
             sums[(start + l) / N * row + (start + l) % N * column] += sum;
         }
     }
-    M
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Sixteen lanes of AVX-512 (F, BW, DQ, VL).
 
-use super::Simd;
+use super::{Part, Simd};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -157,6 +157,19 @@ impl Simd for Avx512 {
             _mm_storeu_ps(out.as_mut_ptr(), s);
             out
         })
+    }
+    #[inline(always)]
+    fn outline(self, part: impl Part<Self>) {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn outlined(s: Avx512, part: impl Part<Avx512>) {
+            part.run(s);
+        }
+        if cfg!(debug_assertions) {
+            intrinsics!(outlined(self, part));
+        } else {
+            part.run(self);
+        }
     }
     #[inline(always)]
     fn prefetch<T>(self, x: *const T) {

@@ -29,6 +29,12 @@ pub(crate) use {
 
 use half::{bf16, f16};
 
+/// A part of a kernel that [`Simd::outline`] runs.
+pub trait Part<S> {
+    /// Does it. `#[inline(always)]`, as all bodies are.
+    fn run(self, s: S);
+}
+
 /// Vector operations on `f32` lanes. A value of an implementing type is the proof that the machine has the
 /// instructions: it can only be made where they were detected.
 ///
@@ -84,6 +90,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
+
+    /// Runs `part`; with debug assertions, as a function of its own. With all checks and all its tiles, a kernel is so large a
+    /// function that compiling it takes minutes, for the passes over each loop get slower with the function's size.
+    fn outline(self, part: impl Part<Self>);
 
     /// Asks for the cache line at `x`, which may be any address. Changes no result.
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Plain arrays of four lanes, which the compiler turns into the baseline vectors of the target (SSE2, NEON).
 
-use super::Simd;
+use super::{Part, Simd};
 use half::{bf16, f16};
 
 /// Four lanes without any instruction set beyond the target's baseline. `mul_add` rounds twice here, since a
@@ -92,6 +92,11 @@ impl Simd for Portable {
             let pow2 = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
             a * pow2(half) * pow2(n - half)
         })
+    }
+    #[cfg_attr(debug_assertions, inline(never))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn outline(self, part: impl Part<Self>) {
+        part.run(self);
     }
     #[inline(always)]
     fn transpose(self, v: [V; 16]) -> [V; 16] {

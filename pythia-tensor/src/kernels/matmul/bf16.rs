@@ -27,7 +27,7 @@
 
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
-use crate::simd::{Avx512, Pairs, Product, Simd, Which};
+use crate::simd::{Avx512, Pairs, Part, Product, Simd, Which};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
@@ -68,6 +68,20 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
     #[inline(always)]
     fn mul_add(self, s: Avx512, a: V, w: V, sum: V) -> V {
         Product::mul_add(self.0, s, a, w, sum)
+    }
+    #[inline(always)]
+    fn outline(self, s: Avx512, part: impl Part<Avx512>) {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        fn outlined(s: Avx512, part: impl Part<Avx512>) {
+            part.run(s);
+        }
+        if cfg!(debug_assertions) {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe { outlined(s, part) }
+        } else {
+            part.run(s);
+        }
     }
 }
 
