@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-/// Bytes read at once. Twice as many are copied past the caches (5 times as slowly, seen on a Zen 3), and half as many make the
-/// system read ahead in smaller pieces.
+/// Bytes read at once. Twice as many are copied past the caches: 2 GB/s a core instead of 10, on a Zen 3.
 const CHUNK: usize = 128 << 10;
 
 /// What an etag says of the bytes: 64 hex digits are a sha256, 40 are git's sha1 of a blob, anything else says nothing.
