@@ -104,7 +104,17 @@ stamp_int8! {
 
 #[inline(always)]
 fn dot_body<D: Int8>(d: D, steps: usize) -> f32 {
-    const WEIGHTS: usize = CHAINS / 4;
+    // As many sums as the registers hold beside what is multiplied.
+    if D::LANES == 16 {
+        dots::<D, { CHAINS / 4 }>(d, steps)
+    } else {
+        dots::<D, { CHAINS / 6 }>(d, steps / 2 * 3)
+    }
+}
+
+/// `4 * WEIGHTS * steps` products.
+#[inline(always)]
+fn dots<D: Int8, const WEIGHTS: usize>(d: D, steps: usize) -> f32 {
     let mut weights = [d.load(&[0; 64]); WEIGHTS];
     for j in 0..WEIGHTS {
         weights[j] = d.load(&std::hint::black_box([j as u8; 64]));
