@@ -1,6 +1,6 @@
 //! Eight lanes of AVX2, with FMA and F16C.
 
-use super::{Part, Simd};
+use super::{Part, Simd, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -152,16 +152,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn outline(self, part: impl Part<Self>) {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn outlined(s: Avx2, part: impl Part<Avx2>) {
-            part.run(s);
-        }
-        if cfg!(debug_assertions) {
-            intrinsics!(outlined(self, part));
-        } else {
-            part.run(self);
-        }
+        outline!("avx2,fma,f16c", Avx2, self, part);
     }
     #[inline(always)]
     fn prefetch<T>(self, x: *const T) {

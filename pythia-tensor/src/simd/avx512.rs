@@ -1,6 +1,6 @@
 //! Sixteen lanes of AVX-512 (F, BW, DQ, VL).
 
-use super::{Part, Simd};
+use super::{Part, Simd, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -160,16 +160,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn outline(self, part: impl Part<Self>) {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn outlined(s: Avx512, part: impl Part<Avx512>) {
-            part.run(s);
-        }
-        if cfg!(debug_assertions) {
-            intrinsics!(outlined(self, part));
-        } else {
-            part.run(self);
-        }
+        outline!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", Avx512, self, part);
     }
     #[inline(always)]
     fn prefetch<T>(self, x: *const T) {

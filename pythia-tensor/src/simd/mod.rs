@@ -29,6 +29,27 @@ pub(crate) use {
 
 use half::{bf16, f16};
 
+/// The body of [`Simd::outline`] for an instruction set with these features. Whoever uses it holds the proof that the machine has
+/// them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! outline {
+    ($features:literal, $simd:ty, $s:expr, $part:expr) => {{
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        fn outlined(s: $simd, part: impl $crate::simd::Part<$simd>) {
+            part.run(s);
+        }
+        if cfg!(debug_assertions) {
+            // SAFETY: the proof that the caller holds.
+            unsafe { outlined($s, $part) }
+        } else {
+            $part.run($s);
+        }
+    }};
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use outline;
+
 /// A part of a kernel that [`Simd::outline`] runs.
 pub trait Part<S> {
     /// Does it. `#[inline(always)]`, as all bodies are.

@@ -27,7 +27,7 @@
 
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
-use crate::simd::{Avx512, Pairs, Part, Product, Simd, Which};
+use crate::simd::{Avx512, Pairs, Part, Product, Simd, Which, outline};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
@@ -71,17 +71,7 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
     }
     #[inline(always)]
     fn outline(self, s: Avx512, part: impl Part<Avx512>) {
-        #[inline(never)]
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-        fn outlined(s: Avx512, part: impl Part<Avx512>) {
-            part.run(s);
-        }
-        if cfg!(debug_assertions) {
-            // SAFETY: `self` proves that the machine has the instructions.
-            unsafe { outlined(s, part) }
-        } else {
-            part.run(s);
-        }
+        outline!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", Avx512, s, part);
     }
 }
 
