@@ -5,6 +5,7 @@ mod args;
 mod bar;
 mod cache_folder;
 mod commands;
+mod direct;
 mod generation;
 pub mod hub;
 mod input;

@@ -1,14 +1,18 @@
 //! [`Fingerprint`]: what tells the weights of one checkpoint from those of another.
 
 mod compare;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{Common, Extent, compare};
+pub use sums::{FileSums, Summed};
 
 use crate::weights::layout::{EMBED_IN, EMBED_OUT, LINEARS, in_layer};
-use crate::{LayerNormWeights, LayerWeights, Weights};
-use pythia_tensor::{Crew, Tensor, ops};
+use crate::{FileStamp, LayerNormWeights, LayerWeights, Weights};
+use pythia_tensor::{Crew, Tensor};
+use std::path::Path;
+use sums::{TensorSum, middle};
 use xxhash_rust::xxh3::Xxh3;
 
 /// What tells some weights from others.
@@ -19,6 +23,9 @@ pub struct Part {
     /// An XXH3 hash of 64 bits of all bytes. It tells a difference, not malice.
     pub hash: u64,
 }
+
+/// Bytes that are looked at at once: few enough to be in the cache the second time.
+const BLOCK: usize = 1 << 17;
 
 /// The fingerprint of a checkpoint.
 #[derive(Debug, Clone)]
@@ -47,16 +54,20 @@ struct Matrix {
     file: Option<usize>,
 }
 
-/// Bytes that are looked at before the next ones: few enough to be in the cache the second time.
-const BLOCK: usize = 1 << 17;
-
 impl Fingerprint {
-    /// Reads all weights, once; `read` is told of the bytes, as they are read.
-    pub fn of(crew: &Crew<'_>, weights: &Weights, read: &mut dyn FnMut(u64)) -> Self {
-        let file_name = |path: &std::path::Path| path.file_name().unwrap_or_default().display().to_string();
+    /// Reads all weights, once, but for the matrices whose sums `summed` has, by the file that they lie in; `read` is told of
+    /// the bytes, as they are read.
+    pub fn of<'s>(
+        crew: &Crew<'_>,
+        weights: &Weights,
+        summed: &dyn Fn(&FileStamp) -> Option<&'s Summed>,
+        read: &mut dyn FnMut(u64),
+    ) -> Self {
+        let file_name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
         let files = weights.files.iter().map(|file| file_name(&file.path)).collect();
-        let mut reader = Reader { crew, weights, read, matrices: Vec::new() };
-        let layer_index = weights.layers.len() / 2;
+        let summed = weights.files.iter().map(summed).collect();
+        let mut reader = Reader { crew, weights, summed, read, matrices: Vec::new() };
+        let layer_index = middle(weights.layers.len());
         let embedding = reader.table(EMBED_IN, &weights.embed_in);
         let mut all = Sum::default();
         all.add(embedding);
@@ -109,6 +120,8 @@ impl Sum {
 struct Reader<'a> {
     crew: &'a Crew<'a>,
     weights: &'a Weights,
+    /// Of each of the files.
+    summed: Vec<Option<&'a Summed>>,
     read: &'a mut dyn FnMut(u64),
     matrices: Vec<Matrix>,
 }
@@ -129,24 +142,25 @@ impl Reader<'_> {
         sum
     }
 
-    /// Without its norm, which takes time, it is said to be 0.
     fn matrix(&mut self, name: String, matrix: &Tensor, with_norm: bool) -> Part {
-        let (mut squares, mut hash) = (0.0, Xxh3::new());
-        let rows = matrix.shape().first().copied().unwrap_or_default();
-        let at_once = (BLOCK * rows / matrix.bytes().len().max(1)).max(1);
-        for start in (0..rows).step_by(at_once) {
-            let block = matrix.rows(start..rows.min(start + at_once));
-            hash.update(block.bytes());
-            if with_norm {
-                let rows = ops::differences(self.crew, &block, &block);
-                squares += rows.iter().map(|row| row.squares[0]).sum::<f64>();
+        let bytes = matrix.bytes();
+        let offset = |file: &FileStamp| Some(file.offset(bytes)? as usize);
+        let mut places = self.weights.files.iter().map(offset).enumerate();
+        let place = places.find_map(|(file, offset)| Some((file, offset?)));
+        let summed = |(file, start): (usize, usize)| {
+            self.summed.get(file).copied()??.get(&(start..start + bytes.len()))
+        };
+        let part = place.and_then(summed).unwrap_or_else(|| {
+            let mut sum = TensorSum::new(matrix.dtype(), with_norm);
+            for block in bytes.chunks(BLOCK) {
+                sum.update(self.crew, block);
+                (self.read)(block.len() as u64);
             }
-            (self.read)(block.bytes().len() as u64);
-        }
-        let hash = hash.digest();
-        let file = self.weights.files.iter().position(|file| file.offset(matrix.bytes()).is_some());
-        self.matrices.push(Matrix { name, hash, file });
-        Part { norm: f64::sqrt(squares), hash }
+            sum.finish(self.crew)
+        });
+        let file = place.map(|(file, _)| file);
+        self.matrices.push(Matrix { name, hash: part.hash, file });
+        part
     }
 }
 

@@ -1,25 +1,18 @@
 //! The checksums by which the Hub, and the cache, call files.
 
-use anyhow::{Context, Result};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::Path;
-
-/// Bytes read at once. Twice as many are copied past the caches: 2 GB/s a core instead of 10, on a Zen 3.
-const CHUNK: usize = 128 << 10;
 
 /// What an etag says of the bytes: 64 hex digits are a sha256, 40 are git's sha1 of a blob, anything else says nothing.
 #[derive(Debug)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     Sha256(Sha256),
     GitBlob(Sha1),
     None,
 }
 
 impl Checksum {
-    pub(super) fn new(etag: &str, size: u64) -> Self {
+    pub(crate) fn new(etag: &str, size: u64) -> Self {
         let hex = etag.bytes().all(|b| b.is_ascii_hexdigit());
         match etag.len() {
             64 if hex => Self::Sha256(Sha256::new()),
@@ -28,7 +21,7 @@ impl Checksum {
         }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(sha) => sha.update(bytes),
             Self::GitBlob(sha) => sha.update(bytes),
@@ -37,7 +30,7 @@ impl Checksum {
     }
 
     /// The digest in hex, if the etag is one.
-    pub(super) fn hex(self) -> Option<String> {
+    pub(crate) fn hex(self) -> Option<String> {
         let digest = match self {
             Self::Sha256(sha) => sha.finalize().to_vec(),
             Self::GitBlob(sha) => sha.finalize().to_vec(),
@@ -45,37 +38,6 @@ impl Checksum {
         };
         let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or_default();
         Some(digest.into_iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect())
-    }
-}
-
-/// The checksum of a file, of the kind that its etag is; none if that says nothing of the bytes. `read` is told of the
-/// bytes as they are read.
-///
-/// # Errors
-/// If the file cannot be read.
-pub(crate) fn of_file(path: &Path, etag: &str, read: &dyn Fn(u64)) -> Result<Option<String>> {
-    let cannot_read = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(cannot_read)?;
-    let size = file.metadata().with_context(cannot_read)?.len();
-    let mut checksum = Checksum::new(etag, size);
-    if matches!(checksum, Checksum::None) {
-        return Ok(None);
-    }
-    #[cfg(target_os = "linux")]
-    // Advice: who does not take it reads as well, only more slowly. Asking for what comes next as well gained nothing.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let chunk = match file.read(&mut buffer) {
-            Ok(n) => buffer.get(..n).unwrap_or_default(),
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e).with_context(cannot_read),
-        };
-        if chunk.is_empty() {
-            return Ok(checksum.hex());
-        }
-        checksum.update(chunk);
-        read(chunk.len() as u64);
     }
 }
 

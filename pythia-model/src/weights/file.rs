@@ -4,6 +4,7 @@ use super::gguf::{self, Packing};
 use super::{pytorch, safetensors};
 use crate::{Error, Result, disk};
 use ::safetensors::tensor::Dtype;
+use memmap2::Mmap;
 use pythia_tensor::{DType, SharedBytes, Tensor};
 use std::collections::HashMap;
 use std::fmt;
@@ -32,14 +33,13 @@ pub struct FileStamp {
     pub length: u64,
     /// When it was last written, if the file system knows.
     pub modified: Option<SystemTime>,
-    /// Its mapping.
-    bytes: SharedBytes,
+    mapping: Arc<Mmap>,
 }
 
 impl FileStamp {
     /// Where `bytes` lie in the file, if they are part of its mapping.
     pub(crate) fn offset(&self, bytes: &[u8]) -> Option<u64> {
-        let (file, part) = ((*self.bytes).as_ref().as_ptr_range(), bytes.as_ptr_range());
+        let (file, part) = (self.mapping.as_ptr_range(), bytes.as_ptr_range());
         (file.start <= part.start && part.end <= file.end)
             .then(|| (part.start.addr() - file.start.addr()) as u64)
     }
@@ -119,10 +119,10 @@ impl TensorFile {
         if length == 0 {
             return Err(Error::file(path, "the file is empty: download or write it again"));
         }
-        let bytes: SharedBytes = Arc::new(disk::map(&file).map_err(|e| Error::io(path, e))?);
+        let mapping = Arc::new(disk::map(&file).map_err(|e| Error::io(path, e))?);
         let modified = file.metadata().and_then(|m| m.modified()).ok();
-        let stamp = FileStamp { path: path.to_owned(), length, modified, bytes: bytes.clone() };
-        Ok(Self { stamp: Some(stamp), ..Self::from_shared(path, bytes, parse)? })
+        let stamp = FileStamp { path: path.to_owned(), length, modified, mapping: mapping.clone() };
+        Ok(Self { stamp: Some(stamp), ..Self::from_shared(path, mapping, parse)? })
     }
 
     pub(super) fn from_shared(path: &Path, bytes: SharedBytes, parse: Parse) -> Result<Self> {
@@ -152,6 +152,28 @@ impl TensorFile {
     /// The names of the tensors, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// Asks the system for the pages of all vectors, which lie scattered among the matrices: read one after the other, each
+    /// would wait for the disk.
+    pub(super) fn ask_for_vectors(&self) {
+        #[cfg(unix)]
+        for (stamp, entry) in
+            self.stamp.iter().flat_map(|stamp| self.entries.values().map(move |e| (stamp, e)))
+        {
+            if entry.shape.len() == 1 {
+                // Advice: who does not take it only waits longer.
+                let (start, length) = (entry.range.start, entry.range.len());
+                let _ = stamp.mapping.advise_range(memmap2::Advice::WillNeed, start, length);
+            }
+        }
+    }
+
+    /// The matrices that lie in the file as a [`Tensor`] has them: name, type and place.
+    pub(crate) fn plain_matrices(&self) -> impl Iterator<Item = (&str, DType, Range<usize>)> {
+        let plain =
+            self.entries.iter().filter(|(_, entry)| entry.packing.is_none() && entry.shape.len() == 2);
+        plain.filter_map(|(name, entry)| Some((&**name, *entry.dtype.as_ref().ok()?, entry.range.clone())))
     }
 
     /// The type and the shape of the tensor `name`, or `None` if the file has none of this name.

@@ -3,7 +3,8 @@
 use crate::dtype::with_element;
 use crate::kernels::difference::{Difference, NUMBERS, PIECE, difference_row};
 use crate::kernels::divergence::divergence_row;
-use crate::{Crew, Mat, MatMut, Tensor, Tile, Tiles};
+use crate::{Crew, DType, Element, Mat, MatMut, Tensor, Tile, Tiles};
+use std::borrow::Cow;
 
 /// Every row of `a`, `[N, K]`, beside that of `b`, which may have another type; a tensor of one dimension is one row.
 ///
@@ -27,6 +28,27 @@ pub fn differences(crew: &Crew<'_>, a: &Tensor, b: &Tensor) -> Vec<Difference> {
         crew.run(&mut [Tiles::new(MatMut::new(&mut pieces, numbers), per_tile, numbers, &work)]);
     }));
     pieces.chunks_exact(numbers).map(Difference::of_pieces).collect()
+}
+
+/// The sum of the squares of the elements that `bytes`, at whatever address, are: the `squares` of a [`Difference`], on one thread.
+/// The first 512 elements are summed in `f32`, then the next 512, and so on.
+///
+/// # Panics
+/// If the last element is not whole.
+pub fn sum_of_squares(crew: &Crew<'_>, dtype: DType, bytes: &[u8]) -> f64 {
+    with_element!(dtype, A => {
+        let aligned = bytemuck::try_cast_slice(bytes).map(Cow::Borrowed);
+        let numbers: Cow<'_, [A]> = aligned.unwrap_or_else(|_| Cow::Owned(copied(bytes)));
+        let mut pieces = vec![0.0; NUMBERS * numbers.len().div_ceil(PIECE)];
+        difference_row(crew.isa(), &numbers, &numbers, &mut pieces);
+        Difference::of_pieces(&pieces).squares[0]
+    })
+}
+
+fn copied<A: Element>(bytes: &[u8]) -> Vec<A> {
+    let mut numbers = vec![A::zeroed(); bytes.len() / size_of::<A>()];
+    bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+    numbers
 }
 
 /// The Kullback-Leibler divergence `sum of p ln(p / q)`, in nats, of the distribution that each row of the logits `a` stands for

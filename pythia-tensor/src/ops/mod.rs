@@ -10,6 +10,6 @@ mod matmul;
 mod rows;
 
 pub use attention::{append, append_and_attend, attention, attention_mix, attention_scores};
-pub use difference::{differences, divergence};
+pub use difference::{differences, divergence, sum_of_squares};
 pub use matmul::{Product, Then, Weight, matmul, matmuls};
 pub use rows::{embedding, gelu, layer_norm, log_softmax, log_sum_exp, softmax};

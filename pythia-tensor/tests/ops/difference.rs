@@ -2,7 +2,7 @@
 
 use crate::numbers::{DTYPES, U, assert_near, numbers, on_every_team, tensor};
 use proptest::prelude::*;
-use pythia_tensor::ops::{differences, divergence};
+use pythia_tensor::ops::{differences, divergence, sum_of_squares};
 use pythia_tensor::reference::{difference_reference, divergence_reference};
 use pythia_tensor::{Difference, Isa, Mat, Tensor};
 
@@ -87,6 +87,23 @@ proptest! {
         let unit = f64::EPSILON * cols as f64 * 40.0;
         for (isa, got) in results {
             assert_near(&got, &want, |i| U * want[i] + unit, format_args!("{isa} {rows}x{cols}"));
+        }
+    }
+}
+
+/// They are those of differences to the bit, wherever the bytes lie.
+#[test]
+fn sums_of_squares_are_those_of_a_row_beside_itself() {
+    for n in [0, 1, 511, 512, 513, 5000] {
+        for t in DTYPES.map(|dtype| tensor(&numbers(5, n, 2.0), dtype, &[n])) {
+            on_every_team(|crew| {
+                let want = if n == 0 { 0.0 } else { differences(crew, &t, &t)[0].squares[0] };
+                let moved = [&[0], t.bytes()].concat();
+                for bytes in [t.bytes(), &moved[1..]] {
+                    assert_eq!(sum_of_squares(crew, t.dtype(), bytes), want, "{t:?}");
+                }
+                Vec::new()
+            });
         }
     }
 }
