@@ -24,6 +24,9 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
 
 /// Maps a file into memory.
 ///
+/// Asking for huge pages, which Linux gives files on ext4 since 6.16, halves the faults of a warm start (1.4b on two Zen 3 cores: the first
+/// token after 250 instead of 345 ms) but made cold ones slower on a virtual disk, 3.0 instead of 1.7 s: not done.
+///
 /// # Errors
 /// If the system refuses, for instance because the file is empty.
 #[allow(unsafe_code)]

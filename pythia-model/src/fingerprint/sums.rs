@@ -85,6 +85,8 @@ impl FileSums {
             _ => return Self::default(),
         };
         let Ok(file) = open(path) else { return Self::default() };
+        // They are looked at when the matrices are summed.
+        file.ask_for_vectors();
         let sum = |(name, dtype, range): (&str, DType, Range<usize>)| {
             (range, TensorSum::new(dtype, has_norm(name, config)))
         };

@@ -154,9 +154,9 @@ impl TensorFile {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Asks the system for the pages of all vectors, which lie scattered among the matrices: read one after the other, each
-    /// would wait for the disk.
-    pub(super) fn ask_for_vectors(&self) {
+    /// Asks the system for the pages of all vectors, for who reads nothing else of the mapping: they lie scattered among the
+    /// matrices, and each would wait for the disk, which would give what lies around it as well.
+    pub(crate) fn ask_for_vectors(&self) {
         #[cfg(unix)]
         for (stamp, entry) in
             self.stamp.iter().flat_map(|stamp| self.entries.values().map(move |e| (stamp, e)))

@@ -150,11 +150,6 @@ impl Checkpoint {
         self.files.iter().filter_map(TensorFile::stamp).cloned().collect()
     }
 
-    /// Asks the system for the vectors.
-    pub(super) fn ask_for_vectors(&self) {
-        self.files.iter().for_each(TensorFile::ask_for_vectors);
-    }
-
     /// The names of all tensors.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)

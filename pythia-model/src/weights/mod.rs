@@ -144,7 +144,6 @@ impl LayerWeights {
 
 fn read(checkpoint: Checkpoint, config: &Config) -> Result<Weights> {
     let files = checkpoint.stamps();
-    checkpoint.ask_for_vectors();
     let mut reader = Reader { checkpoint, config };
     let table = [config.vocab_size, config.hidden_size];
     let embed_in = reader.tensor(EMBED_IN, &table, "`vocab_size` and `hidden_size`")?;
