@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Bytes that are asked for at once. With less, the disk waits between two requests; with more, cores wait for their first.
 const PIECE: usize = 1 << 20;
-/// One huge page, which the disk can fill in one request: small pages would need one each 4 KB, a fifth of the speed.
+/// One huge page, which a disk fills in one request: of pages of 4 KB a request takes some hundred, at a fifth of the speed.
 const BUFFER: usize = 2 << 20;
 
 /// Reads a file past the system's page cache, where system and file system can (`O_DIRECT`), and tells of each piece.

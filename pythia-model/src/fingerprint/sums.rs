@@ -5,7 +5,7 @@ use crate::weights::layout::{EMBED_IN, EMBED_OUT, LM_HEAD, layer_of};
 use crate::{Config, TensorFile};
 use pythia_tensor::ops::sum_of_squares as squares;
 use pythia_tensor::{Crew, DType};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
@@ -87,10 +87,14 @@ impl FileSums {
         let Ok(file) = open(path) else { return Self::default() };
         // They are looked at when the matrices are summed.
         file.ask_for_vectors();
+        // A file may have any number of others, all in the same place.
+        let known: HashSet<String> = config.tensors().into_iter().map(|(name, _)| name).collect();
+        let of_model = |name: &str| known.contains(name) || name == LM_HEAD;
+        let matrices = file.plain_matrices().filter(|(name, ..)| of_model(name));
         let sum = |(name, dtype, range): (&str, DType, Range<usize>)| {
             (range, TensorSum::new(dtype, has_norm(name, config)))
         };
-        Self { matrices: file.plain_matrices().map(sum).collect(), position: 0 }
+        Self { matrices: matrices.map(sum).collect(), position: 0 }
     }
 
     /// Whether there is nothing to sum.
@@ -103,8 +107,10 @@ impl FileSums {
         let here = self.position..self.position + bytes.len();
         for (range, sum) in &mut self.matrices {
             let (start, end) = (range.start.max(here.start), range.end.min(here.end));
-            if let Some(part) = (start < end).then(|| bytes.get(start - here.start..end - here.start)) {
-                sum.update(crew, part.unwrap_or_default());
+            if start < end
+                && let Some(part) = bytes.get(start - here.start..end - here.start)
+            {
+                sum.update(crew, part);
             }
         }
         self.position = here.end;

@@ -154,7 +154,8 @@ impl<'h> Reader<'h> {
     /// The checksum of a file; the sums of its matrices are kept.
     fn sum(&self, reading: &Reading<'h>, read: &dyn Fn(u64)) -> anyhow::Result<Option<String>> {
         let &Reading { path, ref etag, bytes, checkpoint, name, .. } = reading;
-        let config = self.held.get(checkpoint).and_then(|held| Config::of_model(&held.folder).ok());
+        let held = self.held.get(checkpoint).filter(|_| !reading.wanted_by.is_empty());
+        let config = held.and_then(|held| Config::of_model(&held.folder).ok());
         let mut sums = config.map(|config| FileSums::new(path, name, &config)).unwrap_or_default();
         let mut checksum = Checksum::new(etag, bytes);
         // The cores each have work of their own.
