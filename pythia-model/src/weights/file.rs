@@ -158,10 +158,8 @@ impl TensorFile {
     /// matrices, and each would wait for the disk, which would give what lies around it as well.
     pub(crate) fn ask_for_vectors(&self) {
         #[cfg(unix)]
-        for (stamp, entry) in
-            self.stamp.iter().flat_map(|stamp| self.entries.values().map(move |e| (stamp, e)))
-        {
-            if entry.shape.len() == 1 {
+        if let Some(stamp) = &self.stamp {
+            for entry in self.entries.values().filter(|entry| entry.shape.len() == 1) {
                 // Advice: who does not take it only waits longer.
                 let (start, length) = (entry.range.start, entry.range.len());
                 let _ = stamp.mapping.advise_range(memmap2::Advice::WillNeed, start, length);

@@ -18,7 +18,6 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 /// What reading the files brought. What could not be read has the error's text.
-#[derive(Default)]
 pub(super) struct Checked {
     /// The checksum of each file that has an expected one which says something, by path.
     pub(super) sums: HashMap<PathBuf, Result<String, String>>,
@@ -55,7 +54,6 @@ enum Task<'h> {
 }
 
 /// What came of a task.
-#[derive(Default)]
 struct Done {
     sum: Option<(PathBuf, Result<String, String>)>,
     fingerprints: Vec<(usize, Result<Fingerprint, String>)>,
@@ -141,9 +139,11 @@ impl<'h> Reader<'h> {
             }
             Task::Read(reading) => {
                 let sum = self.sum(reading, read).map_err(|e| format!("{e:#}")).transpose();
+                // Without a file that cannot be read there is no fingerprint: looking at its mapping would end the process.
+                let wanted_by = if matches!(sum, Some(Err(_))) { &[][..] } else { &reading.wanted_by };
                 let missing =
                     |c: usize| self.missing.get(c).map(|missing| missing.fetch_sub(1, Ordering::AcqRel));
-                let ready = reading.wanted_by.iter().filter(|c| missing(**c) == Some(1));
+                let ready = wanted_by.iter().filter(|c| missing(**c) == Some(1));
                 // What it reads besides is in memory, or small.
                 let fingerprints = ready.filter_map(|c| fingerprint(*c, &|_| ())).collect();
                 Done { sum: sum.map(|sum| (reading.path.to_owned(), sum)), fingerprints }
@@ -225,4 +225,62 @@ fn tasks<'h>(held: &'h [Held], upstream: Option<&[Upstream]>, owners: &[Option<u
         }
     }
     readings.into_iter().map(Task::Read).chain(alone).collect()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::hub::Held;
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A checkpoint of the small model, each file a link to a blob as in the cache.
+    fn held(folder: &Path) -> Held {
+        let (blobs, snapshot) = (folder.join("blobs"), folder.join("snapshots/commit"));
+        fs::create_dir(&blobs).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            let bytes = fs::read(Path::new("assets/mini").join(name)).unwrap();
+            let mut checksum = Checksum::new(&"0".repeat(64), bytes.len() as u64);
+            checksum.update(&bytes);
+            let blob = checksum.hex().unwrap();
+            fs::write(blobs.join(&blob), bytes).unwrap();
+            symlink(Path::new("../../blobs").join(blob), snapshot.join(name)).unwrap();
+        }
+        Held::of_folder(&snapshot).unwrap()
+    }
+
+    #[test]
+    fn no_matrix_is_read_again_for_the_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = [held(folder.path())];
+        let tasks = tasks(&held, None, &owners(&held));
+        let (reader, read) = (Reader::new(&held, &tasks), Cell::new(0));
+        let count = |n| read.set(read.get() + n);
+        let done: Vec<Done> = tasks.iter().map(|task| reader.work(task, &count)).collect();
+        assert_eq!(read.get(), held[0].files.iter().filter_map(|file| file.bytes).sum::<u64>());
+        let made: Vec<_> = done.iter().flat_map(|done| &done.fingerprints).collect();
+        let [(0, Ok(made))] = made[..] else { panic!("{made:?}") };
+        read.set(0);
+        let again = reader.fingerprint(&held[0], &count).unwrap();
+        assert_eq!((read.get(), again.hash), (0, made.hash));
+        // As by somebody who reads all of it.
+        let alone = Reader::new(&held, &[]).fingerprint(&held[0], &count).unwrap();
+        assert!(read.get() > 0);
+        let parts = |f: &Fingerprint| (f.hash, f.embedding, f.layer, f.unembedding);
+        assert_eq!(parts(made), parts(&alone));
+    }
+
+    #[test]
+    fn what_has_a_file_that_cannot_be_read_has_no_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = [held(folder.path())];
+        let weights = held[0].files.iter().find(|file| file.name == "model.safetensors").unwrap();
+        // It was there when the cache was listed.
+        fs::remove_file(&weights.path).unwrap();
+        let checked = check(&held, None);
+        assert!(checked.sums.get(&weights.path).unwrap().as_ref().unwrap_err().starts_with("cannot read"));
+        assert_eq!((checked.sums.len(), checked.fingerprints[0].is_none()), (2, true));
+    }
 }
