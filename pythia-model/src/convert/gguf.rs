@@ -11,10 +11,9 @@ use super::source::Planned;
 use super::{Progress, Source, Written, numbers, safetensors::named};
 use crate::weights::gguf::to_gguf as name_in_gguf;
 use crate::weights::layout::{EMBED_IN, EMBED_OUT, in_layer};
-use crate::{Error, Result, disk};
+use crate::{Error, Pieces, Result, disk};
 use metadata::Metadata;
 use pythia_tensor::{DType, Gelu};
-use std::fs::File;
 use std::io::{self, Write};
 use std::iter;
 use std::ops::Range;
@@ -185,7 +184,7 @@ fn metadata(source: &Source, path: &Path, parts: &[Part]) -> Result<Metadata> {
 }
 
 /// Writes a tensor, up to where the next one starts.
-fn write(file: &mut File, source: &Source, part: &Part) -> io::Result<()> {
+fn write(file: &mut Pieces, source: &Source, part: &Part) -> io::Result<()> {
     let bytes = part.bytes();
     match &part.source {
         Some(name) => {

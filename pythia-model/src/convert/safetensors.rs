@@ -3,11 +3,10 @@
 use super::source::{Planned, common};
 use super::{Options, Progress, Source, Written, numbers};
 use crate::weights::safetensors::header;
-use crate::{Error, Result, disk};
+use crate::{Error, Pieces, Result, disk};
 use pythia_tensor::DType;
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -35,7 +34,7 @@ pub fn to_safetensors(
     };
     let mut files = Vec::new();
     disk::write_folder_whole(folder.as_ref(), |folder| {
-        let mut put = |name: String, content: &mut dyn FnMut(&mut File) -> io::Result<()>| {
+        let mut put = |name: String, content: &mut dyn FnMut(&mut Pieces) -> io::Result<()>| {
             disk::write_whole(&folder.join(&name), content)?;
             files.push(name);
             Ok::<_, Error>(())
@@ -98,7 +97,7 @@ fn index(shards: &[Vec<Planned>], total: u64) -> String {
 
 /// Writes one file.
 fn write(
-    file: &mut File,
+    file: &mut Pieces,
     source: &Source,
     tensors: &[Planned],
     tell: &mut impl FnMut(u64),

@@ -128,8 +128,7 @@ pub(super) fn write(
     progress(Progress { done, total });
     disk::write_whole(path, |file| {
         // Checksums are equally long, so the header has its length before they are known.
-        let data = front(&header)?.len();
-        file.seek(SeekFrom::Start(data as u64))?;
+        file.write_all(&front(&header)?)?;
         for (part, (_, matrix)) in header.matrices.iter_mut().zip(weights.matrices()) {
             let quantized = Quantized::quantize(crew, matrix, bits);
             let bytes = quantized.bytes();
@@ -138,6 +137,7 @@ pub(super) fn write(
             done += bytes.len() as u64;
             progress(Progress { done, total });
         }
+        let file = file.finish()?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&front(&header)?)?;
         // Where the time cannot be set, each opening checks the whole file.
