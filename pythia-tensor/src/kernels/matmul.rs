@@ -27,7 +27,7 @@
 //! | 3 x 8, nothing packed, KC 2048 (this) | 0.87-0.92 |
 //! | the same with KC 512, 1024 | 0.67-0.84, 0.69-0.85 |
 //! | 6 x 4, activations packed | 0.87-0.91 |
-//! | AVX2: 3 x 4 (spilled by the compiler), 3 x 3, 4 x 2, 2 x 6 (this, below 96 rows) | 0.40, 0.68, 0.62, 0.74 |
+//! | AVX2: 3 x 4 (spilled by the compiler), 3 x 3, 4 x 2, 2 x 6 (this, from 17 to 95 rows) | 0.40, 0.68, 0.62, 0.74 |
 //!
 //! The tile alone, from the caches, runs at 0.96. Eight rows, two cores and rows of 2 KB from memory:
 //!
@@ -44,7 +44,14 @@
 //!
 //! With AVX2 on a Zen 3 core, 8 rows and rows of 2 KB from memory take the time of the multiply-adds and of the reading added up (0.41;
 //! in pages of 2 MB 0.45). Widening a group's weights once for all its tiles, in the first tile and kept in the first-level cache, saves
-//! a quarter of the instructions and lost: 0.34 (pages of 2 MB 0.48); asking for every second line 0.37, for none 0.27.
+//! a quarter of the instructions and lost: 0.34 (pages of 2 MB 0.48); asking for every second line 0.37, for none 0.27. Asking for lines
+//! in the first-level cache is the same. What half as many widenings a product bring, with the tiles in turns (medians of several runs,
+//! two threads):
+//!
+//! | rows | 3 | 4 | 8 | 12 | 16 | 24 | 48 | 80 |
+//! |---|---|---|---|---|---|---|---|---|
+//! | 2 x 6 (this, from 17 rows on) | 0.19 | 0.23 | 0.42 | 0.45 | 0.55 | 0.55 | 0.60 | 0.57 |
+//! | 4 x 3 (this, up to 16 rows) | 0.20 | 0.26 | 0.45 | 0.52 | 0.51 | 0.59 | 0.59 | 0.51 |
 //!
 //! One row of activations, as GB/s of one core that reads 26 at best:
 //!
@@ -123,7 +130,9 @@ trait Dot<S: Simd>: Copy {
 struct Group<'w, W> {
     rows: &'w [W],
     stride: usize,
-    /// Elements from the first row to the first of the rows that memory is asked for meanwhile.
+    /// Elements from the first row to the first of those that come next.
+    next: usize,
+    /// How many of those memory is asked for meanwhile.
     ask: usize,
 }
 
@@ -176,24 +185,23 @@ fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_
     // another is not compiled.
     match S::LANES {
         16 => match a.rows() {
-            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-            2..=6 => columns::<S, _, 6, 4, 4>(s, dot, a, w, then, out),
-            7..=8 => columns::<S, _, 4, 6, 3>(s, dot, a, w, then, out),
-            9..=FEW => columns::<S, _, 4, 6, 2>(s, dot, a, w, then, out),
-            _ => columns::<S, _, 3, 8, 1>(s, dot, a, w, then, out),
+            1 => columns::<S, _, 1, 4>(s, dot, a, w, then, out),
+            2..=6 => columns::<S, _, 6, 4>(s, dot, a, w, then, out),
+            7..=FEW => columns::<S, _, 4, 6>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 3, 8>(s, dot, a, w, then, out),
         },
         _ => match a.rows() {
-            1 => columns::<S, _, 1, 4, 4>(s, dot, a, w, then, out),
-            2 => columns::<S, _, 2, 4, 4>(s, dot, a, w, then, out),
-            _ => columns::<S, _, 2, 6, 2>(s, dot, a, w, then, out),
+            1 => columns::<S, _, 1, 4>(s, dot, a, w, then, out),
+            2 => columns::<S, _, 2, 4>(s, dot, a, w, then, out),
+            3..=FEW => columns::<S, _, 4, 3>(s, dot, a, w, then, out),
+            _ => columns::<S, _, 2, 6>(s, dot, a, w, then, out),
         },
     }
 }
 
-/// Finishes the tile, a block of columns at a time, with at most `M` rows of activations and `N` of weights together. A tile
-/// asks memory for `L` of the next `N` rows while it works, so that `N / L` tiles ask for all.
+/// Finishes the tile, a block of columns at a time, with at most `M` rows of activations and `N` of weights together.
 #[inline(always)]
-fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
     dot: D,
     a: Mat<'_, D::A>,
@@ -231,22 +239,23 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
                 _ => start((group, block)),
             };
             let w = &w[start((group, block))..];
-            let w = Group { rows: w, stride: apart * k, ask: next.wrapping_sub(start((group, block))) };
+            let next = next.wrapping_sub(start((group, block)));
+            let w = Group { rows: w, stride: apart * k, next, ask: N };
             let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
-            products::<S, D, M, N, L>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
+            products::<S, D, M, N>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
         }
         // What is no whole group.
         let mut column = groups * N;
         while column < n1 - n0 {
-            let four = n1 - n0 - column >= 4;
+            let four = const { N > 4 } && n1 - n0 - column >= 4;
             for k0 in (0..k).step_by(KC) {
                 let block = k0..k.min(k0 + KC);
-                let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, ask: 0 };
+                let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, next: 0, ask: 0 };
                 let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
-                if four {
-                    products::<S, D, M, 4, 1>(s, dot, a, block, w, sums);
+                if const { N > 4 } && four {
+                    products::<S, D, M, 4>(s, dot, a, block, w, sums);
                 } else {
-                    products::<S, D, M, 1, 1>(s, dot, a, block, w, sums);
+                    products::<S, D, M, 1>(s, dot, a, block, w, sums);
                 }
             }
             column += if four { 4 } else { 1 };
@@ -268,7 +277,7 @@ struct Sums<'a> {
 
 /// Adds one block of all rows of `a` times `N` rows of weights to `sums`.
 #[inline(always)]
-fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
     dot: D,
     a: Mat<'_, D::A>,
@@ -279,51 +288,52 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     let rows = a.rows();
     let row = |i: usize| &a.row(i)[block.clone()];
     let tiles = rows.div_ceil(M);
+    // Each tile asks for as many, the first ones for one each where there are more tiles.
+    let each = w.ask.div_ceil(tiles);
     let mut i = 0;
     for t in 0..tiles {
         let sums = Sums { first: &mut sums[i * stride..], row: stride, column };
-        let w = Group { ask: if t * L < N { w.ask.wrapping_add(t * L * w.stride) } else { 0 }, ..w };
+        let next = w.next.wrapping_add(t * each * w.stride);
+        let w = Group { next, ask: each.min(w.ask.saturating_sub(t * each)), ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
-            8 if const { M >= 8 } => dots::<S, D, 8, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            7 if const { M >= 7 } => dots::<S, D, 7, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            6 if const { M >= 6 } => dots::<S, D, 6, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            5 if const { M >= 5 } => dots::<S, D, 5, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            4 if const { M >= 4 } => dots::<S, D, 4, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            3 if const { M >= 3 } => dots::<S, D, 3, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            2 if const { M >= 2 } => dots::<S, D, 2, N, L>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            _ => dots::<S, D, 1, N, L>(s, dot, [row(i)], w, sums),
+            8 if const { M >= 8 } => dots::<S, D, 8, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            7 if const { M >= 7 } => dots::<S, D, 7, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            6 if const { M >= 6 } => dots::<S, D, 6, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            5 if const { M >= 5 } => dots::<S, D, 5, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            4 if const { M >= 4 } => dots::<S, D, 4, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            3 if const { M >= 3 } => dots::<S, D, 3, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            2 if const { M >= 2 } => dots::<S, D, 2, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            _ => dots::<S, D, 1, N>(s, dot, [row(i)], w, sums),
         };
     }
 }
 
 /// [`tile`] in [`Simd::outline`].
 #[inline(always)]
-fn dots<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+fn dots<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
     dot: D,
     a: [&[D::A]; M],
     w: Group<'_, D::W>,
     sums: Sums<'_>,
 ) -> usize {
-    dot.outline(s, Dots::<_, _, _, M, N, L> { dot, a, w, sums });
+    dot.outline(s, Dots::<_, _, _, M, N> { dot, a, w, sums });
     M
 }
 
 /// The arguments of [`tile`].
-struct Dots<'d, D, A, W, const M: usize, const N: usize, const L: usize> {
+struct Dots<'d, D, A, W, const M: usize, const N: usize> {
     dot: D,
     a: [&'d [A]; M],
     w: Group<'d, W>,
     sums: Sums<'d>,
 }
 
-impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
-    for Dots<'_, D, D::A, D::W, M, N, L>
-{
+impl<S: Simd, D: Dot<S>, const M: usize, const N: usize> Part<S> for Dots<'_, D, D::A, D::W, M, N> {
     #[inline(always)]
     fn run(self, s: S) {
-        tile::<S, D, M, N, L>(s, self.dot, self.a, self.w, self.sums);
+        tile::<S, D, M, N>(s, self.dot, self.a, self.w, self.sums);
     }
 }
 
@@ -332,11 +342,11 @@ impl<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize> Part<S>
 /// The loads are unchecked because a check in the innermost loop keeps it from being unrolled at lower optimisation
 /// levels, and then the sums live in memory.
 #[inline(always)]
-fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
+fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     s: S,
     dot: D,
     a: [&[D::A]; M],
-    Group { rows, stride, ask }: Group<'_, D::W>,
+    Group { rows, stride, next, ask }: Group<'_, D::W>,
     Sums { first: sums, row, column }: Sums<'_>,
 ) {
     let len = a[0].len();
@@ -348,22 +358,37 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize, const L: usize>(
     let mut acc = [[s.zero(); N]; M];
     let mut k = 0;
     while k < whole {
-        for l in 0..L {
-            s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(ask)));
+        for row in 0..ask {
+            s.prefetch(rows.as_ptr().wrapping_add((row * stride + k).wrapping_add(next)));
         }
         let end = k + stretch;
         while k < end {
-            let mut x = [dot.activations(s, &[D::A::zeroed(); 32]); M];
-            for i in 0..M {
-                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
-                x[i] = dot.activations(s, unsafe { a[i].get_unchecked(k..k + D::STEP) });
-            }
-            for j in 0..N {
-                let at = j * stride + k;
-                // SAFETY: as above; the last row of weights has `len` elements too.
-                let w = dot.weights(s, unsafe { rows.get_unchecked(at..at + D::STEP) });
+            // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+            let a = |i: usize| unsafe { a[i].get_unchecked(k..k + D::STEP) };
+            // SAFETY: as above; the last row of weights has `len` elements too.
+            let w = |j: usize| unsafe { rows.get_unchecked(j * stride + k..j * stride + k + D::STEP) };
+            // The fewer of the two wait in registers for the others, which come one at a time: there is no room for more.
+            if const { M > N } {
+                let mut waiting = [dot.weights(s, w(0)); N];
+                for j in 1..N {
+                    waiting[j] = dot.weights(s, w(j));
+                }
                 for i in 0..M {
-                    acc[i][j] = dot.mul_add(s, x[i], w, acc[i][j]);
+                    let x = dot.activations(s, a(i));
+                    for j in 0..N {
+                        acc[i][j] = dot.mul_add(s, x, waiting[j], acc[i][j]);
+                    }
+                }
+            } else {
+                let mut waiting = [dot.activations(s, a(0)); M];
+                for i in 1..M {
+                    waiting[i] = dot.activations(s, a(i));
+                }
+                for j in 0..N {
+                    let w = dot.weights(s, w(j));
+                    for i in 0..M {
+                        acc[i][j] = dot.mul_add(s, waiting[i], w, acc[i][j]);
+                    }
                 }
             }
             k += D::STEP;

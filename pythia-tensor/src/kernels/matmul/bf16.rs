@@ -97,10 +97,9 @@ pub(crate) fn linear_bf16<W: Element>(
     ) {
         let dot = Rounded::<W>(pairs, PhantomData);
         match a.rows() {
-            1 => columns::<_, _, 1, 4, 4>(s, dot, a, w, then, out),
-            2..=5 => columns::<_, _, 5, 4, 4>(s, dot, a, w, then, out),
-            6..=8 => columns::<_, _, 8, 2, 2>(s, dot, a, w, then, out),
-            _ => columns::<_, _, 8, 2, 1>(s, dot, a, w, then, out),
+            1 => columns::<_, _, 1, 4>(s, dot, a, w, then, out),
+            2..=5 => columns::<_, _, 5, 4>(s, dot, a, w, then, out),
+            _ => columns::<_, _, 8, 2>(s, dot, a, w, then, out),
         }
     }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
