@@ -10,7 +10,8 @@ pub use sums::{FileSums, Summed};
 
 use crate::weights::layout::{EMBED_IN, EMBED_OUT, LINEARS, in_layer};
 use crate::{FileStamp, LayerNormWeights, LayerWeights, Weights};
-use pythia_tensor::{Crew, Tensor};
+use pythia_tensor::ops::sum_of_squares;
+use pythia_tensor::{Crew, DType, Tensor};
 use std::path::Path;
 use sums::{TensorSum, middle};
 use xxhash_rust::xxh3::Xxh3;
@@ -79,7 +80,7 @@ impl Fingerprint {
                 middle = part;
             }
         }
-        all.layer_norm(&weights.final_layer_norm);
+        all.layer_norm(crew, &weights.final_layer_norm);
         let tied = weights.embed_out.bytes().as_ptr_range() == weights.embed_in.bytes().as_ptr_range();
         let unembedding = if tied { embedding } else { reader.table(EMBED_OUT, &weights.embed_out) };
         all.add(unembedding);
@@ -101,14 +102,15 @@ impl Sum {
         self.hash.update(&part.hash.to_le_bytes());
     }
 
-    fn vector(&mut self, numbers: &[f32]) {
-        self.squares += sum_of_squares(numbers);
-        self.hash.update(bytemuck::cast_slice(numbers));
+    fn vector(&mut self, crew: &Crew<'_>, numbers: &[f32]) {
+        let bytes = bytemuck::cast_slice(numbers);
+        self.squares += sum_of_squares(crew, DType::F32, bytes);
+        self.hash.update(bytes);
     }
 
-    fn layer_norm(&mut self, LayerNormWeights { weight, bias }: &LayerNormWeights) {
-        self.vector(weight);
-        self.vector(bias);
+    fn layer_norm(&mut self, crew: &Crew<'_>, LayerNormWeights { weight, bias }: &LayerNormWeights) {
+        self.vector(crew, weight);
+        self.vector(crew, bias);
     }
 
     fn part(&self) -> Part {
@@ -133,11 +135,11 @@ impl Reader<'_> {
 
     fn layer(&mut self, l: usize, layer: &LayerWeights, with_norm: bool) -> Sum {
         let mut sum = Sum::default();
-        sum.layer_norm(&layer.input_layernorm);
-        sum.layer_norm(&layer.post_attention_layernorm);
+        sum.layer_norm(self.crew, &layer.input_layernorm);
+        sum.layer_norm(self.crew, &layer.post_attention_layernorm);
         for (name, linear) in LINEARS.into_iter().zip(layer.linears()) {
             sum.add(self.matrix(in_layer(l, name) + ".weight", &linear.weight, with_norm));
-            linear.bias.iter().for_each(|bias| sum.vector(bias));
+            linear.bias.iter().for_each(|bias| sum.vector(self.crew, bias));
         }
         sum
     }
@@ -162,9 +164,4 @@ impl Reader<'_> {
         self.matrices.push(Matrix { name, hash: part.hash, file });
         part
     }
-}
-
-/// The sum of the squares, in `f64`.
-fn sum_of_squares(numbers: &[f32]) -> f64 {
-    numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }

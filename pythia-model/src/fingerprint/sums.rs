@@ -3,7 +3,7 @@
 use super::Part;
 use crate::weights::layout::{EMBED_IN, EMBED_OUT, LM_HEAD, layer_of};
 use crate::{Config, TensorFile};
-use pythia_tensor::ops::sum_of_squares as squares;
+use pythia_tensor::ops::sum_of_squares;
 use pythia_tensor::{Crew, DType};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -43,7 +43,8 @@ impl TensorSum {
     }
 
     pub(super) fn finish(self, crew: &Crew<'_>) -> Part {
-        let squares = self.norm.map_or(0.0, |norm| norm.squares + squares(crew, norm.dtype, &norm.begun));
+        let squares =
+            self.norm.map_or(0.0, |norm| norm.squares + sum_of_squares(crew, norm.dtype, &norm.begun));
         Part { norm: squares.sqrt(), hash: self.hash.digest() }
     }
 }
@@ -56,12 +57,12 @@ impl Norm {
             if self.begun.len() < STEP {
                 return;
             }
-            self.squares += squares(crew, self.dtype, &self.begun);
+            self.squares += sum_of_squares(crew, self.dtype, &self.begun);
             self.begun.clear();
             bytes = later;
         }
         let (steps, rest) = bytes.split_at(bytes.len() / STEP * STEP);
-        self.squares += squares(crew, self.dtype, steps);
+        self.squares += sum_of_squares(crew, self.dtype, steps);
         self.begun.extend_from_slice(rest);
     }
 }

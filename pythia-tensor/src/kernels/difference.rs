@@ -83,6 +83,8 @@ impl Difference {
 stamp! {
     /// The [`NUMBERS`] of each piece of two rows, one piece after the other.
     pub(crate) fn difference_row[A: Element, B: Element](a: &[A], b: &[B], out: &mut [f32]) = difference_body;
+    /// The sum of the squares of a row: the bits of the [`Difference::squares`] of its pieces.
+    pub(crate) fn squares_row[A: Element](a: &[A]) -> f64 = squares_body;
 }
 
 #[inline(always)]
@@ -116,6 +118,25 @@ fn add<S: Simd>(s: S, sums: &mut [S::F32; NUMBERS], a: S::F32, b: S::F32) {
     sums[2] = s.mul_add(a, b, sums[2]);
     sums[3] = s.mul_add(d, d, sums[3]);
     sums[4] = s.max(s.abs(d), sums[4]);
+}
+
+#[inline(always)]
+fn squares_body<S: Simd, A: Element>(s: S, a: &[A]) -> f64 {
+    let mut total = 0.0;
+    for a in a.chunks(PIECE) {
+        let mut sums = [s.zero(); 2];
+        let whole = a.len() / (2 * S::LANES) * 2 * S::LANES;
+        for at in (0..whole).step_by(2 * S::LANES) {
+            let x = [A::load(s, &a[at..]), A::load(s, &a[at + S::LANES..])];
+            sums = [s.mul_add(x[0], x[0], sums[0]), s.mul_add(x[1], x[1], sums[1])];
+        }
+        for at in (whole..a.len()).step_by(S::LANES) {
+            let x = A::load_part(s, &a[at..]);
+            sums[0] = s.mul_add(x, x, sums[0]);
+        }
+        total += f64::from(s.sum(s.add(sums[0], sums[1])));
+    }
+    total
 }
 
 /// The plain twin, in `f64`; only the largest is as rounded as its two numbers' difference in `f32`.

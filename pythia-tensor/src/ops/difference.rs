@@ -1,7 +1,7 @@
 //! Two models' numbers beside each other: weights, and distributions.
 
 use crate::dtype::with_element;
-use crate::kernels::difference::{Difference, NUMBERS, PIECE, difference_row};
+use crate::kernels::difference::{Difference, NUMBERS, PIECE, difference_row, squares_row};
 use crate::kernels::divergence::divergence_row;
 use crate::{Crew, DType, Element, Mat, MatMut, Tensor, Tile, Tiles};
 use std::borrow::Cow;
@@ -39,9 +39,7 @@ pub fn sum_of_squares(crew: &Crew<'_>, dtype: DType, bytes: &[u8]) -> f64 {
     with_element!(dtype, A => {
         let aligned = bytemuck::try_cast_slice(bytes).map(Cow::Borrowed);
         let numbers: Cow<'_, [A]> = aligned.unwrap_or_else(|_| Cow::Owned(copied(bytes)));
-        let mut pieces = vec![0.0; NUMBERS * numbers.len().div_ceil(PIECE)];
-        difference_row(crew.isa(), &numbers, &numbers, &mut pieces);
-        Difference::of_pieces(&pieces).squares[0]
+        squares_row(crew.isa(), &numbers)
     })
 }
 

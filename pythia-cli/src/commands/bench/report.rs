@@ -95,14 +95,14 @@ impl Report<'_> {
             }),
             Format::Table(style) => works.into_iter().try_for_each(|(name, tokens, speed)| {
                 let fraction = style.paint(Paint::Good, &format!("{:>7}", percent(speed.fraction)));
-                let (tok_s, spread, limit) = (speed.tok_s, percent(speed.spread), limit(speed, *peaks));
+                let (tok_s, spread, limit) = (speed.tok_s, percent(speed.spread), limit(speed, *peaks, precision));
                 self.out.text(&format!(
                     "{name:<7} {batch_size:>3} x {tokens:>4} tokens {tok_s:>9.1} tok/s ± {spread:<6} {fraction} of {limit}\n"
                 ))
             }),
             Format::Markdown => works.into_iter().try_for_each(|(name, tokens, speed)| {
                 let Speed { tok_s, spread, fraction, .. } = *speed;
-                let (spread, fraction, limit) = (percent(spread), percent(fraction), limit(speed, *peaks));
+                let (spread, fraction, limit) = (percent(spread), percent(fraction), limit(speed, *peaks, precision));
                 self.out.text(&format!(
                     "| {model} | {precision} | {name} {batch_size} x {tokens} | {tok_s:.1} | {spread} | {fraction} of {limit} |\n"
                 ))
@@ -111,9 +111,12 @@ impl Report<'_> {
     }
 }
 
-fn limit(speed: &Speed, peaks: Peaks) -> String {
+fn limit(speed: &Speed, peaks: Peaks, precision: Precision) -> String {
     match speed.bound {
-        Bound::Arithmetic => format!("{:.0} GFLOP/s", peaks.gflops),
+        Bound::Arithmetic => {
+            let unit = if precision.bits().is_some() { "Gop/s" } else { "GFLOP/s" };
+            format!("{:.0} {unit}", peaks.gflops)
+        }
         Bound::Reading => format!("{:.1} GB/s", peaks.read_gb_s),
     }
 }
