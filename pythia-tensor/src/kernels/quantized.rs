@@ -166,25 +166,35 @@ fn products_body<D: Int8>(
     assert_eq!(out.len(), rows * stride, "outputs");
     let panel_bytes = w.panel_bytes();
     let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
-    match (rows, D::LANES) {
-        (0, _) => {}
-        (1, 16) => few_rows::<D, 1, 1, 4>(d, a, w, bytes, out),
-        (2, 16) => few_rows::<D, 2, 1, 4>(d, a, w, bytes, out),
-        (3, 16) => few_rows::<D, 3, 1, 2>(d, a, w, bytes, out),
-        (4, 16) => few_rows::<D, 4, 1, 2>(d, a, w, bytes, out),
-        // Expanding int4 weights where they are used pays for a few rows more.
-        (5, 16) if w.bits() == Bits::Int4 => few_rows::<D, 5, 1, 1>(d, a, w, bytes, out),
-        (6, 16) if w.bits() == Bits::Int4 => few_rows::<D, 6, 1, 1>(d, a, w, bytes, out),
-        (7, 16) if w.bits() == Bits::Int4 => few_rows::<D, 7, 1, 1>(d, a, w, bytes, out),
-        (8, 16) if w.bits() == Bits::Int4 => few_rows::<D, 8, 1, 1>(d, a, w, bytes, out),
-        (1, 8) => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
-        (2, 8) => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
-        (1, _) => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
-        (_, 16) => many_rows::<D, 1, 4, 1>(d, a, w, bytes, out, scratch),
-        // Writing the parts once pays when they are read by several passes.
-        (3..=18, 8) => many_rows::<D, 2, 1, 1>(d, a, w, bytes, out, scratch),
-        (_, 8) => many_rows::<D, 2, 1, 2>(d, a, w, bytes, out, scratch),
-        (_, _) => many_rows::<D, 4, 1, 1>(d, a, w, bytes, out, scratch),
+    let int4 = w.bits() == Bits::Int4;
+    // The length first: what is for vectors of another is not compiled.
+    match D::LANES {
+        16 => match rows {
+            0 => {}
+            1 => few_rows::<D, 1, 1, 4>(d, a, w, bytes, out),
+            2 => few_rows::<D, 2, 1, 4>(d, a, w, bytes, out),
+            3 => few_rows::<D, 3, 1, 2>(d, a, w, bytes, out),
+            4 => few_rows::<D, 4, 1, 2>(d, a, w, bytes, out),
+            // Expanding int4 weights where they are used pays for a few rows more.
+            5 if int4 => few_rows::<D, 5, 1, 1>(d, a, w, bytes, out),
+            6 if int4 => few_rows::<D, 6, 1, 1>(d, a, w, bytes, out),
+            7 if int4 => few_rows::<D, 7, 1, 1>(d, a, w, bytes, out),
+            8 if int4 => few_rows::<D, 8, 1, 1>(d, a, w, bytes, out),
+            _ => many_rows::<D, 1, 4, 1>(d, a, w, bytes, out, scratch),
+        },
+        8 => match rows {
+            0 => {}
+            1 => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
+            2 => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
+            3..=18 => many_rows::<D, 2, 1, 1>(d, a, w, bytes, out, scratch),
+            // Writing the parts once pays when they are read by several passes.
+            _ => many_rows::<D, 2, 1, 2>(d, a, w, bytes, out, scratch),
+        },
+        _ => match rows {
+            0 => {}
+            1 => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
+            _ => many_rows::<D, 4, 1, 1>(d, a, w, bytes, out, scratch),
+        },
     }
 }
 
