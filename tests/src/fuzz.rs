@@ -88,8 +88,8 @@ impl Checker {
         let path = self.write(bytes);
         let length = fs::metadata(&path).map_or(0, |m| m.len()) as usize;
         let mut result = Ok(());
-        // A pause of the machine is no input's, nor are the pattern matcher's tables, which grow once for the whole process: the best of
-        // three counts.
+        // A pause of the machine is no input's; nor is the table in which the crate `tokenizers` has, for each thread, every tokenizer that
+        // was ever used (1.2 MB when 28,673 were). The best of three counts.
         for attempt in 1..=3 {
             let since = Instant::now();
             let (read, held) = peak::of(|| quietly(|| (self.format.read)(&path)));
