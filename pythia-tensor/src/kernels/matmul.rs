@@ -247,18 +247,17 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         // What is no whole group.
         let mut column = groups * N;
         while column < n1 - n0 {
-            let four = const { N > 4 } && n1 - n0 - column >= 4;
+            let width = if const { N > 4 } && n1 - n0 - column >= 4 { 4 } else { 1 };
             for k0 in (0..k).step_by(KC) {
                 let block = k0..k.min(k0 + KC);
                 let w = Group { rows: &w[(n0 + column) * k + k0..], stride: k, next: 0, ask: 0 };
                 let sums = Sums { first: &mut sums[column..], row: n1 - n0, column: 1 };
-                if const { N > 4 } && four {
-                    products::<S, D, M, 4>(s, dot, a, block, w, sums);
-                } else {
-                    products::<S, D, M, 1>(s, dot, a, block, w, sums);
+                match width {
+                    4 if const { N > 4 } => products::<S, D, M, 4>(s, dot, a, block, w, sums),
+                    _ => products::<S, D, M, 1>(s, dot, a, block, w, sums),
                 }
             }
-            column += if four { 4 } else { 1 };
+            column += width;
         }
         let then = then.slice(n0..n1);
         for (row, sums) in rows.clone().zip(sums.chunks_exact(n1 - n0)) {
