@@ -82,23 +82,26 @@ impl Checker {
     /// If they are refused.
     ///
     /// # Panics
-    /// If reading them panics, holds more than eight times their length and 1 MB, or takes more than a second; if the
-    /// error has more than one line, or does not name a file.
+    /// If reading them panics, holds more than eight times their length and 1 MB, or takes more than a second (of three times the best,
+    /// where a machine's pause or a crate's table may be the reason); if the error has more than one line, or does not name a file.
     pub fn check(&self, bytes: &[u8]) -> Result<()> {
         let path = self.write(bytes);
         let length = fs::metadata(&path).map_or(0, |m| m.len()) as usize;
         let mut result = Ok(());
-        // A pause of the machine is no input's; nor is the table in which the crate `tokenizers` has, for each thread, every tokenizer that
-        // was ever used (1.2 MB when 28,673 were). The best of three counts.
+        // Pauses of the machine do not count against an input, nor does the table in which the crate `tokenizers` has, for each thread,
+        // every tokenizer that was ever used (it takes 1.2 MB more after 28,672): the best of three does.
+        let has_table = ["tokenizer", "gguf"].contains(&self.format.name);
         for attempt in 1..=3 {
             let since = Instant::now();
             let (read, held) = peak::of(|| quietly(|| (self.format.read)(&path)));
             let (took, name) = (since.elapsed(), self.format.name);
             result = read.unwrap_or_else(|message| panic!("{name} panicked: {message}"));
-            if took <= LONGEST && held <= TIMES * length + BESIDE {
+            let (small, quick) = (held <= TIMES * length + BESIDE, took <= LONGEST);
+            if small && quick {
                 break;
             }
-            assert!(attempt < 3, "{name}: {held} bytes held and {took:?} for {length} bytes");
+            let again = attempt < 3 && (small || has_table);
+            assert!(again, "{name}: {held} bytes held and {took:?} for {length} bytes");
         }
         if let Err(error) = &result {
             let message = error.to_string();

@@ -1,4 +1,4 @@
-//! Two rows of weights beside each other, in one pass: their squares, their product, their distance.
+//! Two rows of weights beside each other, in one pass: their squares, their product, their distance. And the squares of one alone.
 //!
 //! Rows are read in pieces of [`PIECE`] elements. A piece is summed in `f32`, in two vectors of lanes; what the pieces give is
 //! added in `f64`, in order. So each sum of a piece errs by at most `PIECE / (2 LANES) + 8` units of rounding of the sum of its

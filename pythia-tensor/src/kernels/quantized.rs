@@ -166,11 +166,13 @@ fn products_body<D: Int8>(
     assert_eq!(out.len(), rows * stride, "outputs");
     let panel_bytes = w.panel_bytes();
     let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
+    if rows == 0 {
+        return;
+    }
     let int4 = w.bits() == Bits::Int4;
     // The length first: what is for vectors of another is not compiled.
     match D::LANES {
         16 => match rows {
-            0 => {}
             1 => few_rows::<D, 1, 1, 4>(d, a, w, bytes, out),
             2 => few_rows::<D, 2, 1, 4>(d, a, w, bytes, out),
             3 => few_rows::<D, 3, 1, 2>(d, a, w, bytes, out),
@@ -183,7 +185,6 @@ fn products_body<D: Int8>(
             _ => many_rows::<D, 1, 4, 1>(d, a, w, bytes, out, scratch),
         },
         8 => match rows {
-            0 => {}
             1 => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
             2 => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
             3..=18 => many_rows::<D, 2, 1, 1>(d, a, w, bytes, out, scratch),
@@ -191,7 +192,6 @@ fn products_body<D: Int8>(
             _ => many_rows::<D, 2, 1, 2>(d, a, w, bytes, out, scratch),
         },
         _ => match rows {
-            0 => {}
             1 => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
             _ => many_rows::<D, 4, 1, 1>(d, a, w, bytes, out, scratch),
         },

@@ -120,3 +120,19 @@ fn limit(speed: &Speed, peaks: Peaks, precision: Precision) -> String {
         Bound::Reading => format!("{:.1} GB/s", peaks.read_gb_s),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_has_the_unit_of_its_precision() {
+        let speed = Speed { tok_s: 1.0, spread: 0.0, fraction: 0.5, bound: Bound::Arithmetic };
+        let peaks = Peaks { gflops: 190.4, read_gb_s: 24.06 };
+        let shown = |precision| limit(&speed, peaks, precision);
+        assert_eq!([Precision::Exact, Precision::Bf16].map(shown), ["190 GFLOP/s"; 2]);
+        assert_eq!([Precision::Int8, Precision::Int4].map(shown), ["190 Gop/s"; 2]);
+        let reading = Speed { bound: Bound::Reading, ..speed };
+        assert_eq!(limit(&reading, peaks, Precision::Int8), "24.1 GB/s");
+    }
+}

@@ -1,0 +1,128 @@
+//! Products against their plain twin, and a row's bits in any company.
+
+use super::*;
+use crate::tensor::Lines;
+use crate::{Isa, MatMut, Team, Tiles};
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+/// Lengths of K around one block and beyond two.
+pub(super) fn lengths() -> impl Strategy<Value = usize> {
+    prop_oneof![1..100_usize, KC - 20..KC + 20, 2 * KC..2 * KC + 40]
+}
+
+pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// The kernel on all of a matrix, as one tile.
+fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], out: &mut [f32]) {
+    let cols = out.len() / a.rows();
+    let work = |mut tile: Tile<'_>| linear(isa, a, w, Epilogue::default(), &mut tile);
+    let team = Team::with_isa(1, isa).expect("a team of one");
+    team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(out, cols), ROWS, cols, &work)]));
+}
+
+/// A dot product of K terms in f32 differs from the exact one by at most `(K/LANES + lanes' tree + blocks + 1) * u *
+/// sum |a w|` (Higham, section 3.1); K + 8 stands for all of that on every instruction set.
+fn check<W: Element>(isa: Isa, m: usize, n: usize, k: usize, seed: u64) {
+    let a = numbers(seed, m * k);
+    let w: Vec<W> = numbers(!seed, n * k).into_iter().map(W::from_f32).collect();
+    let mut out = vec![f32::NAN; m * n];
+    run(isa, Mat::new(&a, k), &w, &mut out);
+    let want = matmul_reference(Mat::new(&a, k), &w);
+    for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+        let terms = a[i / n * k..][..k].iter().zip(&w[i % n * k..][..k]);
+        let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w.to_f32()).abs())).sum();
+        let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+        assert!(
+            (f64::from(got) - want).abs() <= bound,
+            "{isa} {} {m}x{n}x{k} at {i}: {got} {want}",
+            W::DTYPE
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn matches_the_reference_for_odd_shapes(m in 1..20_usize, n in 1..40_usize, k in lengths(), seed: u64) {
+        for &isa in Isa::available() {
+            check::<f32>(isa, m, n, k, seed);
+            check::<f16>(isa, m, n, k, seed);
+            check::<bf16>(isa, m, n, k, seed);
+        }
+    }
+
+    /// The promise that everything above rests on: a row's bits are its own.
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company(m in 2..20_usize, n in 1..30_usize, k in lengths(), seed: u64) {
+        let a = numbers(seed, m * k);
+        let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
+        for &isa in Isa::available() {
+            let product = |a: &[f32], w: &[f16]| {
+                let mut out = vec![f32::NAN; a.len() / k * (w.len() / k)];
+                run(isa, Mat::new(a, k), w, &mut out);
+                out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let all = product(&a, &w);
+            for rows in 1..=m.min(6) {
+                prop_assert_eq!(&product(&a[..rows * k], &w)[..], &all[..rows * n], "{} {} rows", isa, rows);
+            }
+            let last = product(&a[(m - 1) * k..], &w[(n - 1) * k..]);
+            prop_assert_eq!(last[0], all[m * n - 1]);
+        }
+    }
+}
+
+/// The bf16 kernel on all of a matrix, as one tile; nothing where the machine has none.
+#[cfg(target_arch = "x86_64")]
+fn run_bf16<W: Element>(a: Mat<'_>, w: &[W], cols: usize) -> Option<Vec<f32>> {
+    let isa = Isa::available().iter().copied().find(|isa| isa.has_bf16())?;
+    let k = a.cols();
+    let words = k.div_ceil(2).next_multiple_of(16);
+    let mut rounded = vec![f32::NAN; a.rows() * words];
+    for (i, out) in rounded.chunks_exact_mut(words).enumerate() {
+        round_row(isa, a.row(i), out);
+    }
+    let rounded = Mat::new(&rounded, words).slice_cols(0..k.div_ceil(2));
+    let mut out = vec![f32::NAN; a.rows() * cols];
+    let work = |mut tile: Tile<'_>| {
+        linear_bf16(isa, rounded, (w, k), Epilogue::default(), &mut tile, &mut Lines::default());
+    };
+    let team = Team::with_isa(1, isa).expect("a team of one");
+    team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, cols), a.rows(), cols, &work)]));
+    Some(out)
+}
+
+#[cfg(target_arch = "x86_64")]
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Products of bf16 numbers are exact in `f32`, so only the sums round: the bound is the exact kernel's, with inputs
+    /// rounded first. Among at most `FEW` rows, and among more, a row's bits are its own.
+    #[test]
+    fn bf16_is_the_reference_of_rounded_numbers(m in 1..40_usize, n in 1..80_usize, k in lengths(), seed: u64) {
+        let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+        let a = numbers(seed, m * k);
+        let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
+        let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
+        if let Some(out) = run_bf16(Mat::new(&a, k), &w, n) {
+            let want = matmul_reference(Mat::new(&round(&a), k), &rounded);
+            for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+                let terms = a[i / n * k..][..k].iter().zip(&rounded[i % n * k..][..k]);
+                let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w).abs()) * 1.01).sum();
+                let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+                prop_assert!((f64::from(got) - want).abs() <= bound, "{}x{}x{} at {}: {} {}", m, n, k, i, got, want);
+            }
+            for rows in if m <= FEW { 1..m } else { FEW + 1..m } {
+                let few = run_bf16(Mat::new(&a[..rows * k], k), &w, n);
+                prop_assert_eq!(&few.unwrap_or_default()[..], &out[..rows * n], "{} rows", rows);
+            }
+        }
+    }
+}
