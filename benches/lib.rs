@@ -72,10 +72,11 @@ impl<'a> Group<'a> {
 }
 
 fn print_peaks(name: &str, when: &str, crew: &Crew<'_>) {
-    let (gflops, int8, gb_s) = (peak::fma_gflops(crew), peak::int8_gops(crew), peak::read_gb_s(crew));
+    let (gflops, gb_s) = (peak::fma_gflops(crew), peak::read_gb_s(crew));
+    let (int8, int4) = (peak::int8_gops(crew), peak::int4_gops(crew));
     let (threads, isa) = (crew.threads(), crew.isa());
     println!(
-        "\n{name}, {when}: {threads} threads, {isa}: {gflops:.1} GFLOP/s, int8 {int8:.1} Gop/s, {gb_s:.1} GB/s at best"
+        "\n{name}, {when}: {threads} threads, {isa}: {gflops:.1} GFLOP/s, int8 {int8:.1} and int4 {int4:.1} Gop/s, {gb_s:.1} GB/s at best"
     );
 }
 

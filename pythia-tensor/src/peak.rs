@@ -1,9 +1,11 @@
 //! What this machine can do at best, measured: the limits that speeds are quoted against.
 
 use crate::kernels::quantized::parts;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::int8::Nibbles;
 use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{Simd, stamp};
-use crate::{Crew, MatMut, Tile, Tiles};
+use crate::{Crew, Isa, MatMut, Tile, Tiles};
 use std::time::Instant;
 
 /// Chains of multiply-adds that run side by side: more than latency times ports on any core, fewer than registers.
@@ -42,10 +44,20 @@ pub fn bf16_gflops(crew: &Crew<'_>) -> Option<f64> {
     None
 }
 
-/// The peak of products of bytes of the crew's threads together, in 10^9 operations a second: 8-bit multiplications and the
-/// additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI). The best of several runs
+/// The peak of products with int8 weights of the crew's threads together, in 10^9 operations a second: 8-bit multiplications and
+/// the additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI). The best of several runs
 /// of a few milliseconds.
 pub fn int8_gops(crew: &Crew<'_>) -> f64 {
+    integer_gops(crew, dot, 4 / parts(crew.isa()))
+}
+
+/// The same with int4 weights: where products of nibbles need fewer instructions (AVX2), they are faster.
+pub fn int4_gops(crew: &Crew<'_>) -> f64 {
+    integer_gops(crew, dot_int4, 4)
+}
+
+/// The peak of `dot`, which multiplies so many numbers a lane.
+fn integer_gops(crew: &Crew<'_>, dot: fn(Isa, usize) -> f32, of_lane: usize) -> f64 {
     const STEPS: usize = 1 << 21;
     let (isa, threads) = (crew.isa(), crew.threads());
     let mut out = vec![0.0; threads];
@@ -53,7 +65,7 @@ pub fn int8_gops(crew: &Crew<'_>) -> f64 {
         let row = tile.rows().start;
         tile.row_mut(row)[0] = dot(isa, STEPS);
     };
-    let operations = (2 * 4 / parts(isa) * CHAINS * isa.lanes() * STEPS * threads) as f64;
+    let operations = (2 * of_lane * CHAINS * isa.lanes() * STEPS * threads) as f64;
     best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), operations)
 }
 
@@ -100,6 +112,7 @@ fn multiply_add_body<S: Simd>(s: S, steps: usize) -> f32 {
 
 stamp_int8! {
     fn dot(steps: usize) -> f32 = dot_body;
+    fn dot_int4(steps: usize) -> f32 = dot_body, avx2 = dot_nibbles_body;
 }
 
 #[inline(always)]
@@ -139,6 +152,33 @@ fn dots<D: Int8, const WEIGHTS: usize>(d: D, steps: usize) -> f32 {
     s.sum(d.to_f32(total))
 }
 
+/// As [`dots`], of nibbles: sums of 16 bits, which wrap around.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn dot_nibbles_body<D: Nibbles>(d: D, steps: usize) -> f32 {
+    let mut weights = [d.load(&[0; 64]); 2];
+    for j in 0..2 {
+        weights[j] = d.load(&std::hint::black_box([j as u8; 64]));
+    }
+    let mut chains = [weights; 4];
+    for _ in 0..steps / 2 * 3 {
+        let activations = std::hint::black_box(&[1, 2, 3, 4]);
+        for i in 0..4 {
+            for j in 0..2 {
+                chains[i][j] = d.add_pairs(chains[i][j], d.multiply(weights[j], activations[i]));
+            }
+        }
+    }
+    let mut total = d.splat(0);
+    for i in 0..4 {
+        for j in 0..2 {
+            total = d.dot(total, chains[i][j], 1);
+        }
+    }
+    let s = d.f32s();
+    s.sum(d.to_f32(total))
+}
+
 #[inline(always)]
 fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
     const STREAMS: usize = 4;
@@ -155,15 +195,17 @@ fn sum_body<S: Simd>(s: S, x: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Isa, Team};
+    use crate::Team;
 
     #[test]
     fn peaks_are_plausible_and_wider_vectors_are_faster() {
         let gflops = |isa| Team::with_isa(1, isa).unwrap().enter(fma_gflops);
         let portable = gflops(Isa::named("portable").unwrap());
         assert!(portable > 0.1 && gflops(Isa::best()) > portable * 0.9);
-        let gops = |isa| Team::with_isa(1, isa).unwrap().enter(int8_gops);
-        assert!(gops(Isa::named("portable").unwrap()) > 0.1 && gops(Isa::best()) > 1.0);
+        for peak in [int8_gops, int4_gops] {
+            let gops = |isa| Team::with_isa(1, isa).unwrap().enter(peak);
+            assert!(gops(Isa::named("portable").unwrap()) > 0.1 && gops(Isa::best()) > 1.0);
+        }
         assert!(Team::with_isa(1, Isa::best()).unwrap().enter(read_gb_s) > 0.1);
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! So int4 is int8 whose bytes are told in fewer bits: a group's codes stand at equal steps, and the step is an integer.
-//! Expanding a nibble is exact integer arithmetic, and the rest (the kernels, their rounding) is the same for both.
+//! Expanding a nibble is exact integer arithmetic, and the rest (the kernels, their rounding) is the same for both. A step and a zero
+//! are such that all 16 codes fit a byte: what other steps and zeros stand for differs from one instruction set to another.
 //! int8 takes 8.25 bits a weight, int4 4.375.
 //!
 //! Sixteen rows make a panel, which is one sequential stream, padded with zeros to whole rows and groups:
@@ -217,7 +218,7 @@ impl Quantized {
     }
 }
 
-/// The byte that a nibble stands for in a group of this step and zero, modulo 256 as in the kernels.
+/// The byte that a nibble stands for in a group of this step and zero, modulo 256 as in kernels for bytes.
 pub(crate) fn expand(nibble: u8, group: u8) -> u8 {
     let (step, zero) = (group & 15, group >> 4);
     ZERO.wrapping_sub(step * zero).wrapping_add(step * nibble)

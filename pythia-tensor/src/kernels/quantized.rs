@@ -39,9 +39,12 @@
 //! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
 
+#[cfg(target_arch = "x86_64")]
+mod nibbles;
+
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized, ZERO};
 use crate::simd::Simd;
-use crate::simd::int8::{Int8, stamp_int8};
+use crate::simd::int8::{Expand, Int8, stamp_int8};
 use crate::tensor::Lines;
 use crate::{Isa, Mat};
 use std::ops::Range;
@@ -49,68 +52,131 @@ use std::ops::Range;
 /// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
 pub(crate) const COLS: usize = 64;
 
+/// How many bytes ahead a stream asks memory for: a page, which the machine's own prefetching does not leave.
+const AHEAD: usize = 4096;
+
 /// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
 const HEADER: usize = 2;
 
-/// 32-bit words of `k` rounded activations, in so many [`parts`].
-pub(crate) fn rounded_len(k: usize, parts: usize) -> usize {
-    k.div_ceil(BLOCK) * HEADER + k.next_multiple_of(GROUP) / 4 * parts
-}
-
-/// Rows of activations in codes, `[M]` times `[K / 256]` blocks of
+/// How rows of rounded activations lie in memory: `[K / 256]` blocks of
 ///
 /// ```text
-/// scale   f32: activation ~= scale * code
-/// start   i32: -128 times the sum of the codes, so that weights count from 0 and not from ZERO
-/// codes   [256] i8, or i16 where the instruction set multiplies in two parts: elements 0 2 1 3 of every four
+/// header  the scale, f32: activation ~= scale * code; and what a kernel wants to know of the codes' sums
+/// codes   [256] i8, or i16
 /// ```
+///
+/// Where weights are multiplied as bytes, the header ends with -128 times the sum of the codes, an i32, so that weights count from 0
+/// and not from `ZERO`. Where they are multiplied in two parts, codes have 16 bits, elements 0 2 1 3 of every four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// 32-bit words of a header.
+    header: usize,
+    /// 32-bit words of four codes.
+    words: usize,
+}
+
+impl Form {
+    /// The one that products with weights of so many bits take.
+    pub(crate) fn of(isa: Isa, bits: Bits) -> Self {
+        match bits {
+            Bits::Int8 => int8_form(isa),
+            Bits::Int4 => int4_form(isa),
+        }
+    }
+
+    /// 32-bit words of `k` activations.
+    pub(crate) fn len(self, k: usize) -> usize {
+        k.div_ceil(BLOCK) * self.header + k.next_multiple_of(GROUP) / 4 * self.words
+    }
+}
+
+/// Rows of activations in codes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rounded<'a> {
     words: &'a [f32],
     k: usize,
-    parts: usize,
+    form: Form,
 }
 
 impl<'a> Rounded<'a> {
-    /// What [`round_activations`] wrote for rows of `k`, with the same instruction set.
-    pub(crate) fn new(isa: Isa, words: &'a [f32], k: usize) -> Self {
-        let parts = parts(isa);
-        assert!(words.len().is_multiple_of(rounded_len(k, parts)), "{} words in rows of {k}", words.len());
-        Self { words, k, parts }
+    /// What [`round_activations`] wrote for rows of `k`.
+    pub(crate) fn new(words: &'a [f32], k: usize, form: Form) -> Self {
+        assert!(words.len().is_multiple_of(form.len(k)), "{} words in rows of {k}", words.len());
+        Self { words, k, form }
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.words.len() / self.row_len()
-    }
-
-    fn row_len(&self) -> usize {
-        rounded_len(self.k, self.parts)
+    fn rows(&self) -> usize {
+        self.words.len() / self.form.len(self.k)
     }
 
     /// The block at element `at` of row `m`, and of those after it.
     #[inline(always)]
     fn block(&self, m: usize, at: usize) -> &'a [f32] {
-        let row = self.row_len();
-        &self.words[m * row + at / BLOCK * (HEADER + BLOCK / 4 * self.parts)..(m + 1) * row]
+        let (row, block) = (self.form.len(self.k), self.form.len(BLOCK));
+        &self.words[m * row + at / BLOCK * block..(m + 1) * row]
     }
 
     pub(crate) fn slice_rows(self, rows: Range<usize>) -> Self {
-        let row = self.row_len();
+        let row = self.form.len(self.k);
         Self { words: &self.words[rows.start * row..rows.end * row], ..self }
     }
+}
+
+/// Rounds a row of activations to codes; `out` has [`Form::len`] words. A block with a number that is not finite gets a scale that
+/// is not a number.
+pub(crate) fn round_activations(isa: Isa, form: Form, a: &[f32], out: &mut [f32]) {
+    assert_eq!(out.len(), form.len(a.len()), "words of {} activations", a.len());
+    if form == int8_form(isa) {
+        round_for_int8(isa, a, out);
+    } else {
+        round_for_int4(isa, a, out);
+    }
+}
+
+/// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
+/// `out` are a multiple of [`COLS`] long.
+pub(crate) fn quantized_products(
+    isa: Isa,
+    a: Rounded<'_>,
+    w: &Quantized,
+    cols: Range<usize>,
+    out: &mut [f32],
+    scratch: &mut Lines,
+) {
+    let panels = cols.len().div_ceil(PANEL);
+    assert!(
+        a.k == w.shape()[1] && a.form == Form::of(isa, w.bits()) && cols.start.is_multiple_of(PANEL),
+        "{cols:?} of {w:?}"
+    );
+    assert_eq!(out.len(), a.rows() * cols.len().next_multiple_of(COLS), "outputs");
+    let panels = Panels {
+        bytes: &w.bytes()[cols.start / PANEL * w.panel_bytes()..][..panels * w.panel_bytes()],
+        len: w.panel_bytes(),
+    };
+    match w.bits() {
+        _ if a.rows() == 0 => {}
+        Bits::Int8 => int8_products(isa, a, panels, out, scratch),
+        Bits::Int4 => int4_products(isa, a, panels, out, scratch),
+    }
+}
+
+/// Panels of weights, of `len` bytes each.
+#[derive(Clone, Copy)]
+struct Panels<'w> {
+    bytes: &'w [u8],
+    len: usize,
 }
 
 stamp_int8! {
     /// [`Int8::PARTS`] of an instruction set.
     pub(crate) fn parts() -> usize = parts_body;
 
-    /// Rounds a row of activations to codes; `out` has [`rounded_len`] words. A block with a number that is not finite
-    /// gets a scale that is not a number.
-    pub(crate) fn round_activations(a: &[f32], out: &mut [f32]) = round_body;
-
-    /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
-    /// `out` are a multiple of [`COLS`] long.
-    pub(crate) fn quantized_products(a: Rounded<'_>, w: &Quantized, cols: Range<usize>, out: &mut [f32], scratch: &mut Lines) = products_body;
+    fn int8_form() -> Form = form_body;
+    fn int4_form() -> Form = form_body, avx2 = nibbles::form_body;
+    fn round_for_int8(a: &[f32], out: &mut [f32]) = round_body;
+    fn round_for_int4(a: &[f32], out: &mut [f32]) = round_body, avx2 = nibbles::round_body;
+    fn int8_products(a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) = int8_body;
+    fn int4_products(a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) = int4_body, avx2 = nibbles::products_body;
 }
 
 #[inline(always)]
@@ -119,22 +185,32 @@ fn parts_body<D: Int8>(_: D) -> usize {
 }
 
 #[inline(always)]
-fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
+fn form_body<D: Int8>(_: D) -> Form {
+    Form { header: HEADER, words: D::PARTS }
+}
+
+/// The scale of a block of activations, and its inverse in all lanes.
+#[inline(always)]
+fn scale<D: Int8>(d: D, block: &[f32]) -> (f32, <D::F32s as Simd>::F32) {
     let s = d.f32s();
-    assert_eq!(out.len(), rounded_len(a.len(), D::PARTS), "words of {} activations", a.len());
-    let mut rest = out;
+    let (mut top, mut not_finite) = (s.zero(), s.zero());
+    for x in block.chunks(D::LANES) {
+        let x = s.load_part(x);
+        top = s.max(s.abs(x), top);
+        not_finite = s.mul_add(x, s.zero(), not_finite);
+    }
+    let top = s.reduce_max(top);
+    (top / 127.0 + s.sum(not_finite), s.splat(if top > 0.0 { 127.0 / top } else { 0.0 }))
+}
+
+#[inline(always)]
+fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
+    let (s, mut rest) = (d.f32s(), out);
     for block in a.chunks(BLOCK) {
-        let (words, tail) = rest.split_at_mut(HEADER + block.len().next_multiple_of(GROUP) / 4 * D::PARTS);
+        let (words, tail) = rest.split_at_mut(form_body(d).len(block.len()));
         rest = tail;
         let (header, codes) = words.split_at_mut(HEADER);
-        let (mut top, mut not_finite) = (s.zero(), s.zero());
-        for x in block.chunks(D::LANES) {
-            let x = s.load_part(x);
-            top = s.max(s.abs(x), top);
-            not_finite = s.mul_add(x, s.zero(), not_finite);
-        }
-        let top = s.reduce_max(top);
-        let inverse = s.splat(if top > 0.0 { 127.0 / top } else { 0.0 });
+        let (scale, inverse) = scale(d, block);
         let codes: &mut [i8] = bytemuck::cast_slice_mut(codes);
         let mut total = s.zero();
         for (i, codes) in codes.chunks_exact_mut(D::LANES * D::PARTS).enumerate() {
@@ -143,91 +219,105 @@ fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
             total = s.add(total, code);
             d.store_codes(code, codes);
         }
-        header[0] = top / 127.0 + s.sum(not_finite);
+        header[0] = scale;
         header[1] = f32::from_bits((-i32::from(ZERO) * s.sum(total) as i32) as u32);
     }
 }
 
 #[inline(always)]
-fn products_body<D: Int8>(
-    d: D,
-    a: Rounded<'_>,
-    w: &Quantized,
-    cols: Range<usize>,
-    out: &mut [f32],
-    scratch: &mut Lines,
-) {
-    let (panels, rows) = (cols.len().div_ceil(PANEL), a.rows());
-    let stride = cols.len().next_multiple_of(COLS);
-    assert!(
-        a.k == w.shape()[1] && a.parts == D::PARTS && cols.start.is_multiple_of(PANEL),
-        "{cols:?} of {w:?}"
-    );
-    assert_eq!(out.len(), rows * stride, "outputs");
-    let panel_bytes = w.panel_bytes();
-    let bytes = &w.bytes()[cols.start / PANEL * panel_bytes..][..panels * panel_bytes];
-    if rows == 0 {
-        return;
-    }
-    let int4 = w.bits() == Bits::Int4;
+fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
     // The length first: what is for vectors of another is not compiled.
     match D::LANES {
-        16 => match rows {
-            1 => few_rows::<D, 1, 1, 4>(d, a, w, bytes, out),
-            2 => few_rows::<D, 2, 1, 4>(d, a, w, bytes, out),
-            3 => few_rows::<D, 3, 1, 2>(d, a, w, bytes, out),
-            4 => few_rows::<D, 4, 1, 2>(d, a, w, bytes, out),
-            // Expanding int4 weights where they are used pays for a few rows more.
-            5 if int4 => few_rows::<D, 5, 1, 1>(d, a, w, bytes, out),
-            6 if int4 => few_rows::<D, 6, 1, 1>(d, a, w, bytes, out),
-            7 if int4 => few_rows::<D, 7, 1, 1>(d, a, w, bytes, out),
-            8 if int4 => few_rows::<D, 8, 1, 1>(d, a, w, bytes, out),
-            _ => many_rows::<D, 1, 4, 1>(d, a, w, bytes, out, scratch),
+        16 => match a.rows() {
+            1 => few_rows::<D, AsInt8, 1, 1, 4>(d, a, w, out),
+            2 => few_rows::<D, AsInt8, 2, 1, 4>(d, a, w, out),
+            3 => few_rows::<D, AsInt8, 3, 1, 2>(d, a, w, out),
+            4 => few_rows::<D, AsInt8, 4, 1, 2>(d, a, w, out),
+            _ => many_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out, scratch),
         },
-        8 => match rows {
-            1 => few_rows::<D, 1, 2, 2>(d, a, w, bytes, out),
-            2 => few_rows::<D, 2, 2, 1>(d, a, w, bytes, out),
-            3..=18 => many_rows::<D, 2, 1, 1>(d, a, w, bytes, out, scratch),
+        8 => match a.rows() {
+            1 => few_rows::<D, AsInt8, 1, 2, 2>(d, a, w, out),
+            2 => few_rows::<D, AsInt8, 2, 2, 1>(d, a, w, out),
+            3..=18 => many_rows::<D, AsInt8, 2, 1, 1>(d, a, w, out, scratch),
             // Writing the parts once pays when they are read by several passes.
-            _ => many_rows::<D, 2, 1, 2>(d, a, w, bytes, out, scratch),
+            _ => many_rows::<D, AsInt8, 2, 1, 2>(d, a, w, out, scratch),
         },
-        _ => match rows {
-            1 => few_rows::<D, 1, 4, 1>(d, a, w, bytes, out),
-            _ => many_rows::<D, 4, 1, 1>(d, a, w, bytes, out, scratch),
+        _ => match a.rows() {
+            1 => few_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out),
+            _ => many_rows::<D, AsInt8, 4, 1, 1>(d, a, w, out, scratch),
         },
     }
 }
 
+#[inline(always)]
+fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
+    match D::LANES {
+        16 => match a.rows() {
+            1 => few_rows::<D, AsInt4, 1, 1, 4>(d, a, w, out),
+            2 => few_rows::<D, AsInt4, 2, 1, 4>(d, a, w, out),
+            3 => few_rows::<D, AsInt4, 3, 1, 2>(d, a, w, out),
+            4 => few_rows::<D, AsInt4, 4, 1, 2>(d, a, w, out),
+            // Expanding weights where they are used pays for a few rows more.
+            5 => few_rows::<D, AsInt4, 5, 1, 1>(d, a, w, out),
+            6 => few_rows::<D, AsInt4, 6, 1, 1>(d, a, w, out),
+            7 => few_rows::<D, AsInt4, 7, 1, 1>(d, a, w, out),
+            8 => few_rows::<D, AsInt4, 8, 1, 1>(d, a, w, out),
+            _ => many_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out, scratch),
+        },
+        _ => match a.rows() {
+            1 => few_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out),
+            _ => many_rows::<D, AsInt4, 4, 1, 1>(d, a, w, out, scratch),
+        },
+    }
+}
+
+/// Weights of either width, multiplied as bytes.
+trait Codes<D: Int8> {
+    const BITS: Bits;
+
+    /// Adds the products of one panel's block, given what follows its scales, with `M` rows.
+    fn dot<const M: usize, const V: usize, const C: usize>(
+        d: D,
+        sums: &mut [[[D::Sums; V]; C]; M],
+        block: &[u8],
+        rows: &[&[f32]; M],
+    );
+
+    /// The same block's bytes, in `W` parts: where they lie, or written to `out`.
+    fn bytes<'b, const V: usize, const W: usize>(d: D, block: &'b [u8], out: &'b mut [u8]) -> &'b [u8];
+}
+
+/// Bytes as they are stored.
+struct AsInt8;
+/// Bytes that nibbles stand for.
+struct AsInt4;
+
 /// `M` rows: every panel is a stream of its own, read once. `V` vectors make a line, `C` chains of sums a row run side by
 /// side.
 #[inline(always)]
-fn few_rows<D: Int8, const M: usize, const V: usize, const C: usize>(
+fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize>(
     d: D,
     a: Rounded<'_>,
-    w: &Quantized,
-    panels: &[u8],
+    w: Panels<'_>,
     out: &mut [f32],
 ) {
-    let (s, k, bits, stride) = (d.f32s(), a.k, w.bits(), out.len() / M);
-    for (p, panel) in panels.chunks_exact(w.panel_bytes()).enumerate() {
+    let (s, k, stride) = (d.f32s(), a.k, out.len() / M);
+    for (p, panel) in w.bytes.chunks_exact(w.len).enumerate() {
         let mut totals = [[s.zero(); V]; M];
         let mut rest = panel;
         for at in (0..k).step_by(BLOCK) {
             let len = BLOCK.min((k - at).next_multiple_of(GROUP));
-            let (block, tail) = rest.split_at(bits.header() + bits.codes(len));
+            let (block, tail) = rest.split_at(B::BITS.header() + B::BITS.codes(len));
             rest = tail;
-            let (header, codes) = block.split_at(bits.header());
+            let (scales, block) = block.split_at(4 * PANEL);
             let mut rows: [&[f32]; M] = [&[]; M];
             let mut sums = [[[d.splat(0); V]; C]; M];
             for m in 0..M {
                 rows[m] = &a.block(m, at)[..HEADER + len / 4 * D::PARTS];
                 sums[m][0] = [d.splat(rows[m][1].to_bits() as i32); V];
             }
-            match bits {
-                Bits::Int8 => dot_int8(d, &mut sums, codes, &rows),
-                Bits::Int4 => dot_int4(d, &mut sums, &header[4 * PANEL..], codes, &rows),
-            }
-            let scales: &[f32] = bytemuck::cast_slice(&header[..4 * PANEL]);
+            B::dot(d, &mut sums, block, &rows);
+            let scales: &[f32] = bytemuck::cast_slice(scales);
             for m in 0..M {
                 for v in 0..V {
                     let mut sum = sums[m][0][v];
@@ -247,65 +337,109 @@ fn few_rows<D: Int8, const M: usize, const V: usize, const C: usize>(
     }
 }
 
-/// Adds a block's products of one panel.
-#[inline(always)]
-fn dot_int8<D: Int8, const M: usize, const V: usize, const C: usize>(
-    d: D,
-    sums: &mut [[[D::Sums; V]; C]; M],
-    codes: &[u8],
-    rows: &[&[f32]; M],
-) {
-    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64 * D::PARTS), "words of a row");
-    for i in 0..codes.len() / (C * 64) {
-        let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C * D::PARTS);
-        for c in 0..C {
-            for v in 0..V {
-                let w = d.parts(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
-                for part in 0..D::PARTS {
-                    for m in 0..M {
-                        // SAFETY: there is a word for every part of a line.
-                        let word = unsafe { rows[m].get_unchecked(at + c * D::PARTS + part) };
-                        sums[m][c][v] = d.dot(sums[m][c][v], w[part], word.to_bits() as i32);
+impl<D: Int8> Codes<D> for AsInt8 {
+    const BITS: Bits = Bits::Int8;
+
+    #[inline(always)]
+    fn dot<const M: usize, const V: usize, const C: usize>(
+        d: D,
+        sums: &mut [[[D::Sums; V]; C]; M],
+        codes: &[u8],
+        rows: &[&[f32]; M],
+    ) {
+        assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64 * D::PARTS), "words of a row");
+        for i in 0..codes.len() / (C * 64) {
+            let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C * D::PARTS);
+            for c in 0..C {
+                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * c + AHEAD));
+                for v in 0..V {
+                    let w = d.parts(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
+                    for part in 0..D::PARTS {
+                        for m in 0..M {
+                            // SAFETY: there is a word for every part of a line.
+                            let word = unsafe { rows[m].get_unchecked(at + c * D::PARTS + part) };
+                            sums[m][c][v] = d.dot(sums[m][c][v], w[part], word.to_bits() as i32);
+                        }
                     }
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn bytes<'b, const V: usize, const W: usize>(d: D, codes: &'b [u8], out: &'b mut [u8]) -> &'b [u8] {
+        if W == 1 {
+            return codes;
+        }
+        for line in 0..codes.len() / 64 {
+            for v in 0..V {
+                let parts = d.parts(d.load(&codes[line * 64 + v * 4 * D::LANES..]));
+                for part in 0..W {
+                    d.store(parts[part], &mut out[(line * W + part) * 64 + v * 4 * D::LANES..]);
+                }
+            }
+        }
+        &out[..codes.len() * W]
     }
 }
 
 /// Lines of int4 codes in a group.
 const LINES: usize = GROUP / 8;
 
-/// The same of int4 codes.
-#[inline(always)]
-fn dot_int4<D: Int8, const M: usize, const V: usize, const C: usize>(
-    d: D,
-    sums: &mut [[[D::Sums; V]; C]; M],
-    groups: &[u8],
-    codes: &[u8],
-    rows: &[&[f32]; M],
-) {
-    assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32 * D::PARTS), "words of a row");
-    // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
-    for g in 0..codes.len() / (64 * LINES) {
-        let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES * D::PARTS);
-        for v in 0..V {
-            let group = d.group(&groups[g * PANEL + v * D::LANES..]);
-            for i in 0..LINES {
-                let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
-                for half in 0..2 {
-                    let (w, step) = (d.parts(bytes[half]), 2 * i + half);
-                    for part in 0..D::PARTS {
+/// Bytes of the groups of a block.
+const GROUPS: usize = BLOCK / GROUP * PANEL;
+
+impl<D: Expand> Codes<D> for AsInt4 {
+    const BITS: Bits = Bits::Int4;
+
+    #[inline(always)]
+    fn dot<const M: usize, const V: usize, const C: usize>(
+        d: D,
+        sums: &mut [[[D::Sums; V]; C]; M],
+        block: &[u8],
+        rows: &[&[f32]; M],
+    ) {
+        let (groups, codes) = block.split_at(GROUPS);
+        assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32), "words of a row");
+        // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
+        for g in 0..codes.len() / (64 * LINES) {
+            let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
+            for v in 0..V {
+                let group = d.group(&groups[g * PANEL + v * D::LANES..]);
+                for i in 0..LINES {
+                    if v == 0 {
+                        d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                    }
+                    let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
+                    for half in 0..2 {
+                        let step = 2 * i + half;
                         for m in 0..M {
-                            // SAFETY: there is a word for every part of both halves of a line.
-                            let word = unsafe { rows[m].get_unchecked(at + step * D::PARTS + part) };
-                            sums[m][step % C][v] =
-                                d.dot(sums[m][step % C][v], w[part], word.to_bits() as i32);
+                            // SAFETY: there is a word for both halves of a line.
+                            let word = unsafe { rows[m].get_unchecked(at + step) }.to_bits() as i32;
+                            sums[m][step % C][v] = d.dot(sums[m][step % C][v], bytes[half], word);
                         }
                     }
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn bytes<'b, const V: usize, const W: usize>(d: D, block: &'b [u8], out: &'b mut [u8]) -> &'b [u8] {
+        let (groups, codes) = block.split_at(GROUPS);
+        for g in 0..codes.len() / (64 * LINES) {
+            for v in 0..V {
+                let group = d.group(&groups[g * PANEL + v * D::LANES..]);
+                for i in 0..LINES {
+                    let line = g * LINES + i;
+                    let halves = d.expand(d.load(&codes[line * 64 + v * 4 * D::LANES..]), group);
+                    for half in 0..2 {
+                        d.store(halves[half], &mut out[(2 * line + half) * 64 + v * 4 * D::LANES..]);
+                    }
+                }
+            }
+        }
+        &out[..2 * codes.len()]
     }
 }
 
@@ -315,46 +449,33 @@ const PASS: usize = 6;
 /// Any number of rows, in equal passes: `P` panels of `V` vectors at a time, block by block, so that the block's weights are in the
 /// first-level cache for all passes over the rows: as codes, or (`W = PARTS`) in the parts that are multiplied.
 #[inline(always)]
-fn many_rows<D: Int8, const V: usize, const P: usize, const W: usize>(
+fn many_rows<D: Int8, B: Codes<D>, const V: usize, const P: usize, const W: usize>(
     d: D,
     a: Rounded<'_>,
-    w: &Quantized,
-    panels: &[u8],
+    w: Panels<'_>,
     out: &mut [f32],
     scratch: &mut Lines,
 ) {
     let (rows, stride) = (a.rows(), out.len() / a.rows());
-    let (bits, panel_bytes) = (w.bits(), w.panel_bytes());
     let scratch = scratch.at_least(P * PANEL * BLOCK * W);
     out.fill(0.0);
-    for (p, group) in panels.chunks(P * panel_bytes).enumerate() {
-        let count = group.len() / panel_bytes;
+    for (p, group) in w.bytes.chunks(P * w.len).enumerate() {
+        let count = group.len() / w.len;
         let mut start = 0;
         for at in (0..a.k).step_by(BLOCK) {
             let len = BLOCK.min((a.k - at).next_multiple_of(GROUP));
             let (mut scales, mut codes): ([&[f32]; P], [&[u8]; P]) = ([&[]; P], [&[]; P]);
-            let size = bits.header() + bits.codes(len);
+            let size = B::BITS.header() + B::BITS.codes(len);
             let mut ahead: [&[u8]; P] = [&[]; P];
             for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK * W).enumerate() {
                 // Past the last panel, it is used again and its result dropped.
-                let block = &group[i.min(count - 1) * panel_bytes + start..][..size];
-                let (header, stored) = block.split_at(bits.header());
-                ahead[i] = &panels[((p * P + i) * panel_bytes + start + size).min(panels.len())..];
-                scales[i] = bytemuck::cast_slice(&header[..4 * PANEL]);
-                codes[i] = match bits {
-                    Bits::Int8 if W == 1 => stored,
-                    Bits::Int8 => {
-                        part_block::<D, V>(d, stored, scratch);
-                        &scratch[..len * PANEL * W]
-                    }
-                    Bits::Int4 => {
-                        expand_block::<D, V, W>(d, &header[4 * PANEL..], stored, scratch);
-                        &scratch[..len * PANEL * W]
-                    }
-                };
+                let (of_rows, block) = group[i.min(count - 1) * w.len + start..][..size].split_at(4 * PANEL);
+                ahead[i] = &w.bytes[((p * P + i) * w.len + start + size).min(w.bytes.len())..];
+                scales[i] = bytemuck::cast_slice(of_rows);
+                codes[i] = B::bytes::<V, W>(d, block, scratch);
             }
             start += size;
-            let (mut first, steps) = (0, bits.codes(len) / 64);
+            let (mut first, steps) = (0, B::BITS.codes(len) / 64);
             let passes = rows.div_ceil(PASS);
             for pass in 0..passes {
                 let end = rows * (pass + 1) / passes;
@@ -370,41 +491,6 @@ fn many_rows<D: Int8, const V: usize, const P: usize, const W: usize>(
                     _ => tile::<D, 6, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
                 }
                 first = end;
-            }
-        }
-    }
-}
-
-/// A panel's block of int8 weights in the parts that are multiplied.
-#[inline(always)]
-fn part_block<D: Int8, const V: usize>(d: D, codes: &[u8], out: &mut [u8]) {
-    for line in 0..codes.len() / 64 {
-        for v in 0..V {
-            store::<D, 2>(d, d.load(&codes[line * 64 + v * 4 * D::LANES..]), line, v, out);
-        }
-    }
-}
-
-/// Writes vector `v` of a line of int8 weights, or both of its parts.
-#[inline(always)]
-fn store<D: Int8, const W: usize>(d: D, x: D::Bytes, line: usize, v: usize, out: &mut [u8]) {
-    let parts = if W == 1 { [x, x] } else { d.parts(x) };
-    for part in 0..W {
-        d.store(parts[part], &mut out[(line * W + part) * 64 + v * 4 * D::LANES..]);
-    }
-}
-
-/// The same of int4 weights, or their bytes as int8.
-#[inline(always)]
-fn expand_block<D: Int8, const V: usize, const W: usize>(d: D, groups: &[u8], codes: &[u8], out: &mut [u8]) {
-    for g in 0..codes.len() / (64 * LINES) {
-        for v in 0..V {
-            let group = d.group(&groups[g * PANEL + v * D::LANES..]);
-            for i in 0..LINES {
-                let line = g * LINES + i;
-                let [low, high] = d.expand(d.load(&codes[line * 64 + v * 4 * D::LANES..]), group);
-                store::<D, W>(d, low, 2 * line, v, out);
-                store::<D, W>(d, high, 2 * line + 1, v, out);
             }
         }
     }

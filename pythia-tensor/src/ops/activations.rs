@@ -4,8 +4,8 @@ use super::matmul::{Product, Weight};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::round_row;
 use crate::kernels::matmul::{Packed, Panels};
-use crate::kernels::quantized::{Rounded, parts, round_activations, rounded_len};
-use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
+use crate::kernels::quantized::{Form, Rounded, round_activations};
+use crate::{Bits, Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::ops::Range;
 
 /// Activations below which waking other threads costs more than preparing them.
@@ -14,7 +14,7 @@ const ALONE: usize = 1 << 14;
 /// What becomes of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
-    Codes,
+    Codes(Form),
     Bf16,
     Panels(Panels),
 }
@@ -24,14 +24,14 @@ impl To {
         match product.weight {
             Weight::Exact(_) => Panels::of(isa, product.a.rows()).map(Self::Panels),
             Weight::Bf16(_) => Some(Self::Bf16),
-            Weight::Quantized(_) => Some(Self::Codes),
+            Weight::Quantized(w) => Some(Self::Codes(Form::of(isa, w.bits()))),
         }
     }
 
     /// How many rows of `k` activations become so many 32-bit words together.
-    fn units(self, isa: Isa, k: usize) -> (usize, usize) {
+    fn units(self, k: usize) -> (usize, usize) {
         match self {
-            Self::Codes => (1, rounded_len(k, parts(isa))),
+            Self::Codes(form) => (1, form.len(k)),
             // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
             Self::Bf16 => (1, k.div_ceil(2).next_multiple_of(16) + 16),
             Self::Panels(panels) => (panels.rows(), panels.group_len(k)),
@@ -41,7 +41,7 @@ impl To {
     /// Prepares the rows of one unit.
     fn prepare(self, isa: Isa, rows: Mat<'_>, words: &mut [f32]) {
         match self {
-            Self::Codes => round_activations(isa, rows.row(0), words),
+            Self::Codes(form) => round_activations(isa, form, rows.row(0), words),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16 => round_row(isa, rows.row(0), words),
             #[cfg(not(target_arch = "x86_64"))]
@@ -69,7 +69,7 @@ impl Activations {
             if self.places.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
-            let (rows, words) = to.units(isa, a.cols());
+            let (rows, words) = to.units(a.cols());
             let units = a.rows().div_ceil(rows);
             let place = start..start + units * words;
             start = place.end;
@@ -102,15 +102,16 @@ impl Activations {
         &self.words[place.clone()]
     }
 
-    /// The codes of `a`.
-    pub(super) fn codes(&self, isa: Isa, a: Mat<'_>) -> Rounded<'_> {
-        Rounded::new(isa, self.words(a, To::Codes), a.cols())
+    /// The codes of `a`, for weights of so many bits.
+    pub(super) fn codes(&self, isa: Isa, a: Mat<'_>, bits: Bits) -> Rounded<'_> {
+        let form = Form::of(isa, bits);
+        Rounded::new(self.words(a, To::Codes(form)), a.cols(), form)
     }
 
     /// `a` in pairs of bf16.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn pairs(&self, isa: Isa, a: Mat<'_>) -> Mat<'_> {
-        Mat::new(self.words(a, To::Bf16), To::Bf16.units(isa, a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
+    pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
+        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
     }
 
     /// `a` packed.

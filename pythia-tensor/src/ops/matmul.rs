@@ -168,7 +168,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
         }),
         #[cfg(target_arch = "x86_64")]
         Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panel, _)| {
-            let (a, k) = (activations.pairs(isa, product.a), product.a.cols());
+            let (a, k) = (activations.pairs(product.a), product.a.cols());
             with_element!(w.dtype(), W => {
                 linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, panel);
             });
@@ -181,7 +181,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             let stride = cols.len().next_multiple_of(quantized::COLS);
             let len = rows.len() * stride;
             let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
-            let a = activations.codes(isa, product.a).slice_rows(rows.clone());
+            let a = activations.codes(isa, product.a, w.bits()).slice_rows(rows.clone());
             quantized_products(isa, a, w, cols.clone(), sums, expanded);
             let then = then.slice(cols.clone());
             for (row, sums) in rows.zip(sums.chunks_exact(stride)) {

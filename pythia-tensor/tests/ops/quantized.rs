@@ -129,21 +129,58 @@ proptest! {
         }
     }
 
-    /// Whatever bytes a file holds, they are numbers: nothing panics, and one instruction set reads them like another.
+    /// Whatever bytes a file holds, they are numbers: nothing panics. If its codes fit a byte, one instruction set reads them like
+    /// another.
     #[test]
-    fn any_bytes_are_weights(bytes in prop::collection::vec(any::<u8>(), 4096), m in 1..3_usize, seed: u64) {
+    fn any_bytes_are_weights(bytes in prop::collection::vec(any::<u8>(), 4096), m in 1..9_usize, seed: u64) {
         let (n, k) = (40, 60);
         let a = numbers(seed, m * k, 1.0);
         for bits in BITS {
             let len = Quantized::byte_len(bits, [n, k]).unwrap();
-            let some: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
-            let weight = Quantized::from_shared(bits, [n, k], shared(&some), 0..len).unwrap();
-            let results = on_every_team(|crew| {
-                // Bits of a NaN may differ.
-                run(crew, &a, &weight).into_iter().map(|x| if x.is_nan() { 0.0 } else { x }).collect()
-            });
+            let mut some: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
+            let run = |some: &[u8]| {
+                let weight = Quantized::from_shared(bits, [n, k], shared(some), 0..len).unwrap();
+                on_every_team(|crew| {
+                    // Bits of a NaN may differ.
+                    run(crew, &a, &weight).into_iter().map(|x| if x.is_nan() { 0.0 } else { x }).collect()
+                })
+            };
+            prop_assert!(run(&some).iter().all(|(_, got)| got.len() == m * n));
+            if bits == Bits::Int4 {
+                // Steps of at most 7: 15 of them are 105. They follow the 16 scales of a panel's only block.
+                for panel in some.chunks_mut(len / n.div_ceil(16)) {
+                    panel[64..64 + 8 * 16].iter_mut().for_each(|group| *group &= 0xF7);
+                }
+            }
+            let results = run(&some);
             for (isa, got) in &results {
                 prop_assert_eq!(got, &results[0].1, "{} {}", isa, bits);
+            }
+        }
+    }
+}
+
+/// The largest codes against the largest activations, all of one sign: sums of 16 bits, where kernels have any, must hold a group's.
+#[test]
+fn sums_of_the_largest_codes_fit() {
+    let (n, k) = (16, 256);
+    let a: Vec<f32> = [1.0, -1.0].into_iter().flat_map(|x| vec![x; k]).collect();
+    // Step and zero of a group, and its nibbles.
+    for (group, nibble) in [(8, 15), (8 | 15 << 4, 0), (15 | 7 << 4, 15), (15 | 8 << 4, 0)] {
+        let mut bytes: Vec<u8> = 1.0_f32.to_le_bytes().repeat(16);
+        bytes.extend(vec![group; 8 * 16]);
+        bytes.extend(vec![nibble | nibble << 4; k * 16 / 2]);
+        let weight = Quantized::from_shared(Bits::Int4, [n, k], shared(&bytes), 0..bytes.len()).unwrap();
+        let code = f64::from(group & 15) * (f64::from(nibble) - f64::from(group >> 4));
+        for rows in [1, 2, 20] {
+            let a: Vec<f32> = a.iter().copied().cycle().take(rows * k).collect();
+            for (isa, got) in on_every_team(|crew| run(crew, &a, &weight)) {
+                for (i, &got) in got.iter().enumerate() {
+                    let want = code * k as f64 * if i / n % 2 == 0 { 1.0 } else { -1.0 };
+                    // 127 activation codes of 1 / 127: two roundings.
+                    let error = (f64::from(got) - want).abs();
+                    assert!(error <= 3.0 * U * want.abs(), "{isa} {group:#x} {rows} rows: {got} for {want}");
+                }
             }
         }
     }

@@ -36,7 +36,8 @@ impl Peaks {
         let gflops = match precision {
             Precision::Exact => peak::fma_gflops(crew),
             Precision::Bf16 => peak::bf16_gflops(crew).unwrap_or_else(|| peak::fma_gflops(crew)),
-            Precision::Int8 | Precision::Int4 => peak::int8_gops(crew),
+            Precision::Int8 => peak::int8_gops(crew),
+            Precision::Int4 => peak::int4_gops(crew),
         };
         Self { gflops, read_gb_s: peak::read_gb_s(crew) }
     }

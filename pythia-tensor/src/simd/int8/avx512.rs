@@ -1,6 +1,6 @@
 //! Sixteen rows with AVX-512, with and without VNNI.
 
-use super::Int8;
+use super::{Expand, Int8};
 use crate::simd::Avx512;
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -81,7 +81,6 @@ macro_rules! words_of_avx512 {
         type F32s = Avx512;
         type Bytes = __m512i;
         type Sums = __m512i;
-        type Group = [__m512i; 2];
 
         #[inline(always)]
         fn f32s($self) -> Avx512 {
@@ -106,14 +105,6 @@ macro_rules! words_of_avx512 {
         #[inline(always)]
         fn to_f32($self, sums: __m512i) -> __m512 {
             intrinsics!(_mm512_cvtepi32_ps(sums))
-        }
-        #[inline(always)]
-        fn group($self, x: &[u8]) -> [__m512i; 2] {
-            group($proof, x)
-        }
-        #[inline(always)]
-        fn expand($self, x: __m512i, of: [__m512i; 2]) -> [__m512i; 2] {
-            expand($proof, x, of)
         }
         #[inline(always)]
         fn store_codes($self, x: __m512, out: &mut [i8]) {
@@ -144,5 +135,31 @@ impl Int8 for Vnni {
     #[inline(always)]
     fn dot(self, sums: __m512i, w: __m512i, a: i32) -> __m512i {
         intrinsics!(_mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(a)))
+    }
+}
+
+impl Expand for Avx512 {
+    type Group = [__m512i; 2];
+
+    #[inline(always)]
+    fn group(self, x: &[u8]) -> [__m512i; 2] {
+        group(self, x)
+    }
+    #[inline(always)]
+    fn expand(self, x: __m512i, of: [__m512i; 2]) -> [__m512i; 2] {
+        expand(self, x, of)
+    }
+}
+
+impl Expand for Vnni {
+    type Group = [__m512i; 2];
+
+    #[inline(always)]
+    fn group(self, x: &[u8]) -> [__m512i; 2] {
+        group(self.0, x)
+    }
+    #[inline(always)]
+    fn expand(self, x: __m512i, of: [__m512i; 2]) -> [__m512i; 2] {
+        expand(self.0, x, of)
     }
 }

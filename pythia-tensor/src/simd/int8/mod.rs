@@ -22,8 +22,6 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     type Bytes: Copy;
     /// `LANES` sums.
     type Sums: Copy;
-    /// The steps and offsets of a group of int4 weights of `LANES` rows.
-    type Group: Copy;
 
     /// Rows in a vector.
     const LANES: usize = Self::F32s::LANES;
@@ -54,28 +52,52 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// The nearest `f32`s.
     fn to_f32(self, sums: Self::Sums) -> <Self::F32s as Simd>::F32;
 
-    /// What the first `LANES` bytes say of a group of each row: see `quantized.rs`. Panics if there are fewer.
-    fn group(self, x: &[u8]) -> Self::Group;
-    /// The bytes that the low and the high halves of `x` stand for.
-    fn expand(self, x: Self::Bytes, group: Self::Group) -> [Self::Bytes; 2];
-
     /// Writes integers from -128 to 127, the activations of [`Int8::dot`], to the first `LANES * PARTS` bytes of `out`. Panics
     /// if there are fewer.
     fn store_codes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
 }
 
-/// As `stamp!`, for bodies over [`Int8`].
+/// int4 weights as bytes: for instruction sets whose product of bytes is exact.
+pub(crate) trait Expand: Int8 {
+    /// The steps and offsets of a group of `LANES` rows.
+    type Group: Copy;
+
+    /// What the first `LANES` bytes say of a group of each row: see `quantized.rs`. Panics if there are fewer.
+    fn group(self, x: &[u8]) -> Self::Group;
+    /// The bytes that the low and the high halves of `x` stand for.
+    fn expand(self, x: Self::Bytes, group: Self::Group) -> [Self::Bytes; 2];
+}
+
+/// int4 weights as they are stored: for instruction sets that multiply bytes into 16 bits, where the products of a nibble fit.
+pub(crate) trait Nibbles: Int8 {
+    /// What the first `LANES` bytes say of a group of each row, its step and its zero, twice in 16 bits. Panics if there are fewer.
+    fn step_and_zero(self, x: &[u8]) -> [Self::Bytes; 2];
+    /// `step * zero` of one group of each row and of another, in 16 bits each.
+    fn offsets(self, one: [Self::Bytes; 2], other: [Self::Bytes; 2]) -> Self::Bytes;
+    /// The low and the high halves of bytes.
+    fn nibbles(self, x: Self::Bytes) -> [Self::Bytes; 2];
+    /// `w · a` over elements 0 and 1 of each row, and over 2 and 3, in 16 bits each: nibbles, and four bytes from -128 to 127.
+    fn multiply(self, w: Self::Bytes, a: i32) -> Self::Bytes;
+    /// `a + b`, in 16 bits.
+    fn add_pairs(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `sums + a · b`, over the two 16 bits of each row.
+    fn dot_pairs(self, sums: Self::Sums, a: Self::Bytes, b: Self::Bytes) -> Self::Sums;
+    /// Writes integers from -128 to 127 to the first `LANES` bytes of `out`. Panics if there are fewer.
+    fn store_bytes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
+}
+
+/// As `stamp!`, for bodies over [`Int8`]; one with AVX2 may be another.
 macro_rules! stamp_int8 {
     ($(
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:path;
+        $vis:vis fn $name:ident ($($arg:ident : $ty:ty),* $(,)?) $(-> $out:ty)? = $body:path $(, avx2 = $avx2:path)?;
     )*) => { $(
         $(#[$meta])*
         $vis fn $name (isa: $crate::Isa, $($arg: $ty),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2(simd: $crate::simd::Avx2, $($arg: $ty),*) $(-> $out)? {
-                $body(simd, $($arg),*)
+                $crate::simd::int8::first!($($avx2,)? $body)(simd, $($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
@@ -103,3 +125,11 @@ macro_rules! stamp_int8 {
     )* };
 }
 pub(crate) use stamp_int8;
+
+/// The first of one or two paths.
+macro_rules! first {
+    ($first:path $(, $other:path)?) => {
+        $first
+    };
+}
+pub(crate) use first;

@@ -1,7 +1,7 @@
 //! Plain arrays for four rows, in `f32`: what every baseline multiplies fast. It holds all integers below 2^24 exactly, and
 //! a block's sums of 256 products of at most 255 x 128, counted from a start of half that, stay below.
 
-use super::Int8;
+use super::{Expand, Int8};
 use crate::quantized::expand;
 use crate::simd::{Portable, Simd};
 
@@ -9,7 +9,6 @@ impl Int8 for Portable {
     type F32s = Self;
     type Bytes = [u8; 16];
     type Sums = [f32; 4];
-    type Group = [u8; 4];
 
     #[inline(always)]
     fn f32s(self) -> Self {
@@ -48,6 +47,15 @@ impl Int8 for Portable {
         sums
     }
     #[inline(always)]
+    fn store_codes(self, x: [f32; 4], out: &mut [i8]) {
+        out[..4].copy_from_slice(&x.map(|x| x as i8));
+    }
+}
+
+impl Expand for Portable {
+    type Group = [u8; 4];
+
+    #[inline(always)]
     fn group(self, x: &[u8]) -> [u8; 4] {
         [x[0], x[1], x[2], x[3]]
     }
@@ -59,9 +67,5 @@ impl Int8 for Portable {
             halves[1][i] = expand(x[i] >> 4, group[i / 4]);
         }
         halves
-    }
-    #[inline(always)]
-    fn store_codes(self, x: [f32; 4], out: &mut [i8]) {
-        out[..4].copy_from_slice(&x.map(|x| x as i8));
     }
 }
