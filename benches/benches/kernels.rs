@@ -210,17 +210,15 @@ fn attention_flops(heads: usize, dim: usize, tokens: usize) -> usize {
     2 * 2 * heads * dim * (tokens * (tokens + 1) / 2)
 }
 
-/// Caches in `f32` and, where this machine multiplies it, in `bf16`, and what they are called.
-fn caches(crew: &Crew<'_>, heads: usize, dim: usize, tokens: usize) -> Vec<(&'static str, KeyValues)> {
-    let bf16 = KeyValues::new_bf16(crew.isa(), heads, dim, tokens);
-    let f32 = ("f32", KeyValues::new(heads, dim, tokens));
-    [f32].into_iter().chain(bf16.map(|cache| ("bf16", cache))).collect()
+/// Caches in `f32` and in `bf16`, and what they are called.
+fn caches(heads: usize, dim: usize, tokens: usize) -> [(&'static str, KeyValues); 2] {
+    [("f32", KeyValues::new(heads, dim, tokens)), ("bf16", KeyValues::new_bf16(heads, dim, tokens))]
 }
 
 fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/prefill");
     for ((heads, dim), tokens) in HEADS.into_iter().flat_map(|heads| TOKENS.map(|tokens| (heads, tokens))) {
-        for (kind, cache) in caches(crew, heads, dim, tokens) {
+        for (kind, cache) in caches(heads, dim, tokens) {
             let throughput = flops(attention_flops(heads, dim, tokens));
             group.bench(&format!("{kind}/{heads}x{dim}/{tokens}"), throughput, || {
                 let layer = Layer::with(cache.clone(), tokens);
@@ -241,7 +239,7 @@ fn attention_prefill(c: &mut Criterion, crew: &Crew<'_>) {
 fn attention_decode(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "attention/decode");
     for ((heads, dim), tokens) in HEADS.into_iter().flat_map(|heads| TOKENS.map(|tokens| (heads, tokens))) {
-        for (kind, cache) in caches(crew, heads, dim, tokens) {
+        for (kind, cache) in caches(heads, dim, tokens) {
             let number = if kind == "f32" { size_of::<f32>() } else { size_of::<bf16>() };
             let read = 2 * number * tokens * heads * dim;
             group.bench(&format!("{kind}/{heads}x{dim}/{tokens}"), bytes(read), || {

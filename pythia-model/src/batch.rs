@@ -1,7 +1,6 @@
 //! What one forward pass works on: sequences whose tokens lie end to end.
 
 use crate::{Cache, Config, Error, Result};
-use pythia_tensor::Isa;
 use std::ops::Range;
 
 /// One sequence's part of a batch: its new tokens, what came before them, and where logits are wanted.
@@ -32,7 +31,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Whether the model can take this.
-    pub(crate) fn check(&self, config: &Config, isa: Isa) -> Result<()> {
+    pub(crate) fn check(&self, config: &Config) -> Result<()> {
         let (new, before) = (self.ids.len(), self.cache.len());
         if new == 0 {
             return Err(Error::Argument("no tokens: a prompt needs at least one".to_owned()));
@@ -53,9 +52,6 @@ impl<'a> Sequence<'a> {
         }
         if !self.cache.fits(config) {
             return Err(Error::Argument("the cache was made for a model of another shape".to_owned()));
-        }
-        if !self.cache.runs_on(isa) {
-            return Err(Error::Argument(format!("the cache is in bf16, which {isa} does not multiply")));
         }
         if before + new > self.cache.capacity() {
             let room = self.cache.capacity();

@@ -1,7 +1,7 @@
 //! [`Cache`]: what a sequence's tokens so far left behind for the attention of later ones.
 
 use crate::{Config, Error, Result};
-use pythia_tensor::{Isa, KeyValues};
+use pythia_tensor::KeyValues;
 
 /// The keys and values of every layer for one sequence.
 #[derive(Debug, Clone)]
@@ -13,12 +13,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache with room for `positions` tokens, in `f32`, or in `bf16` for an instruction set that multiplies it.
-    /// Its memory is provided by the system as it fills.
+    /// An empty cache with room for `positions` tokens, in `f32` or in `bf16`. Its memory is provided by the system as it fills.
     ///
     /// # Errors
     /// If the model's context is shorter than that.
-    pub(crate) fn new(config: &Config, positions: usize, bf16: Option<Isa>) -> Result<Self> {
+    pub(crate) fn new(config: &Config, positions: usize, bf16: bool) -> Result<Self> {
         if positions > config.max_position_embeddings {
             return Err(Error::Argument(format!(
                 "{positions} tokens do not fit into the model's context of {}",
@@ -26,12 +25,9 @@ impl Cache {
             )));
         }
         let (heads, dim) = (config.num_attention_heads, config.head_dim());
-        let layer = || {
-            let in_bf16 = bf16.and_then(|isa| KeyValues::new_bf16(isa, heads, dim, positions));
-            in_bf16.unwrap_or_else(|| KeyValues::new(heads, dim, positions))
-        };
+        let layer = if bf16 { KeyValues::new_bf16 } else { KeyValues::new };
         Ok(Self {
-            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
+            layers: (0..config.num_hidden_layers).map(|_| layer(heads, dim, positions)).collect(),
             len: 0,
             capacity: positions,
         })
@@ -74,11 +70,6 @@ impl Cache {
     pub(crate) fn fits(&self, config: &Config) -> bool {
         let shape = (config.num_attention_heads, config.head_dim());
         self.layers.len() == config.num_hidden_layers && self.layers.iter().all(|l| l.shape() == shape)
-    }
-
-    /// Whether an instruction set can read this.
-    pub(crate) fn runs_on(&self, isa: Isa) -> bool {
-        isa.has_bf16() || !self.layers.iter().any(KeyValues::is_bf16)
     }
 
     /// Notes that a forward pass has written `tokens` more.

@@ -5,7 +5,7 @@ use crate::taps::{At, NoTaps, Point, Tapped, Taps};
 use crate::weights::{LayerNormWeights, LayerWeights, Linear};
 use crate::{Cache, Config, Precision, Result, Sequence, Weights, Workspace};
 use pythia_tensor::ops::{self, Product, Then, Weight};
-use pythia_tensor::{Crew, Isa, Mat, MatMut, Quantized, Rotary, Tensor};
+use pythia_tensor::{Crew, Mat, MatMut, Quantized, Rotary, Tensor};
 use std::path::Path;
 
 /// A GPT-NeoX model, ready to run. Cheap to open: the weights are mapped.
@@ -30,8 +30,6 @@ pub struct Model {
     weights: Weights,
     rotary: Rotary,
     precision: Precision,
-    /// What multiplies `bf16`, if the caches are in `bf16`.
-    cache_in_bf16: Option<Isa>,
 }
 
 impl Model {
@@ -54,7 +52,7 @@ impl Model {
     /// in a later pass.
     pub fn new(config: Config, weights: Weights) -> Self {
         let rotary = Rotary::new(config.rotary_dims(), config.rotary_base, config.max_position_embeddings);
-        Self { config, weights, rotary, precision: Precision::Exact, cache_in_bf16: None }
+        Self { config, weights, rotary, precision: Precision::Exact }
     }
 
     /// The same model in another precision. Quantised weights are made here, in memory;
@@ -69,7 +67,7 @@ impl Model {
             Some(bits) => quantized::in_memory(&self.weights, bits, crew, &mut |_| {})?,
         };
         self.weights.set_quantized(quantized);
-        Ok(Self { precision, cache_in_bf16: cache_in_bf16(precision, crew), ..self })
+        Ok(Self { precision, ..self })
     }
 
     /// The same model in `int8` or `int4`, its quantised weights mapped from the file `path`. If that is not there, or
@@ -88,7 +86,7 @@ impl Model {
         let bits = quantized::bits_of(precision)?;
         let (quantized, kept) = quantized::kept(path, &self.weights, bits, check, crew, progress)?;
         self.weights.set_quantized(quantized);
-        Ok((Self { precision, cache_in_bf16: cache_in_bf16(precision, crew), ..self }, kept))
+        Ok((Self { precision, ..self }, kept))
     }
 
     /// The model's shape.
@@ -115,7 +113,7 @@ impl Model {
 
     /// The bytes of the keys and values that each token leaves in a cache.
     pub fn cache_bytes_per_token(&self) -> usize {
-        let number = if self.cache_in_bf16.is_some() { 2 } else { 4 };
+        let number = if self.cache_in_bf16() { 2 } else { 4 };
         2 * number * self.config.hidden_size * self.config.num_hidden_layers
     }
 
@@ -124,13 +122,16 @@ impl Model {
         &self.weights
     }
 
-    /// An empty cache with room for `positions` tokens: in `f32`, or in `bf16` for a precision other than `exact` where the
-    /// processor multiplies that.
+    /// An empty cache with room for `positions` tokens: in `f32`, or in `bf16` for a precision other than `exact`.
     ///
     /// # Errors
     /// If the model's context is shorter than that.
     pub fn cache(&self, positions: usize) -> Result<Cache> {
-        Cache::new(&self.config, positions, self.cache_in_bf16)
+        Cache::new(&self.config, positions, self.cache_in_bf16())
+    }
+
+    fn cache_in_bf16(&self) -> bool {
+        self.precision != Precision::Exact
     }
 
     /// Runs the new tokens of every sequence through the model and adds them to the caches. Gives the logits that the
@@ -209,7 +210,7 @@ impl Model {
         taps: &mut dyn Taps,
     ) -> Result<()> {
         self.precision.check(crew.isa())?;
-        batch.iter().try_for_each(|sequence| sequence.check(&self.config, crew.isa()))?;
+        batch.iter().try_for_each(|sequence| sequence.check(&self.config))?;
         ws.begin(&self.config, batch);
         let c = self.config.hidden_size;
         ops::embedding(crew, MatMut::new(&mut ws.x, c), &ws.ids, &self.weights.embed_in);
@@ -407,11 +408,6 @@ impl Model {
         let (heads, dim) = (self.config.num_attention_heads, self.config.head_dim());
         tap_as(taps, point, None, &[data.len() / (heads * dim), heads, dim], data);
     }
-}
-
-/// What a cache in `bf16` is to be made for, if it is to be in `bf16`.
-fn cache_in_bf16(precision: Precision, crew: &Crew<'_>) -> Option<Isa> {
-    Some(crew.isa()).filter(|isa| precision != Precision::Exact && isa.has_bf16())
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

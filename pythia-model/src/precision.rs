@@ -6,8 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The arithmetic of the linear layers and the unembedding. Embedding, layer norms, the softmax and the residual stream
-/// are `f32` in each of them. Keys, values and what attention multiplies are `f32` in `exact`, and in the others `bf16`
-/// where the processor multiplies that (`avx512bf16`).
+/// are `f32` in each of them. Keys, values and what attention multiplies are `f32` in `exact`, and `bf16` in the
+/// others.
 ///
 /// The same bits for any number of threads come out in all of them; for any batch and any split of a prompt in all but
 /// `bf16`, which sums passes of at most 16 tokens in another order than longer ones.

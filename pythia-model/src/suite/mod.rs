@@ -180,8 +180,7 @@ impl Published {
                     + 2 * (total - l * elements - v * c)
             }
         };
-        // `bf16` runs only where the cache is in bf16 as well.
-        let number = if precision == Precision::Bf16 { 2 } else { 4 };
+        let number = if precision == Precision::Exact { 4 } else { 2 };
         Memory { weights, cache: 2 * number * l * c * config.max_position_embeddings as u64 }
     }
 }

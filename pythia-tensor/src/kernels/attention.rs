@@ -41,7 +41,7 @@ mod tiles;
 
 use super::math;
 use super::rotary::Rotary;
-use crate::simd::{Product, Simd, Single, stamp, stamp_pairs};
+use crate::simd::{Product, Simd, Single, Widened, stamp, stamp_pairs};
 use crate::{Isa, Mat};
 pub(crate) use key_values::Head;
 pub use key_values::KeyValues;
@@ -100,19 +100,31 @@ pub(crate) fn attend(
     running: &mut Running,
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
-    let attend = if head.numbers == 1 { attend_single } else { attend_pairs };
+    let attend = match head.numbers {
+        1 => attend_single,
+        _ if isa.has_bf16() => attend_pairs,
+        _ => attend_widened,
+    };
     attend(isa, q, start, head, rotary, running, put);
 }
 
 /// The scores of one rotated query with the keys at `0..scores.len()`, scaled by `1 / sqrt(D)`.
 pub(crate) fn scores(isa: Isa, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
-    let score = if head.numbers == 1 { score_single } else { score_pairs };
+    let score = match head.numbers {
+        1 => score_single,
+        _ if isa.has_bf16() => score_pairs,
+        _ => score_widened,
+    };
     score(isa, q, head, scores);
 }
 
 /// The mix of the values at `0..pattern.len()` with the weights of `pattern`, `[D]`.
 pub(crate) fn mix(isa: Isa, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
-    let mix = if head.numbers == 1 { mix_single } else { mix_pairs };
+    let mix = match head.numbers {
+        1 => mix_single,
+        _ if isa.has_bf16() => mix_pairs,
+        _ => mix_widened,
+    };
     mix(isa, pattern, head, out);
 }
 
@@ -123,6 +135,9 @@ stamp! {
     fn attend_single(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_single_body;
     fn score_single(q: &[f32], head: Head<'_>, scores: &mut [f32]) = score_single_body;
     fn mix_single(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_single_body;
+    fn attend_widened(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_widened_body;
+    fn score_widened(q: &[f32], head: Head<'_>, scores: &mut [f32]) = score_widened_body;
+    fn mix_widened(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_widened_body;
 }
 
 stamp_pairs! {
@@ -152,6 +167,29 @@ fn score_single_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32
 #[inline(always)]
 fn mix_single_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
     mix_body(s, Single, pattern, head, out);
+}
+
+#[inline(always)]
+fn attend_widened_body<S: Simd>(
+    s: S,
+    q: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+    put: &mut dyn FnMut(usize, &[f32]),
+) {
+    attend_body(s, Widened, q, start, head, rotary, running, put);
+}
+
+#[inline(always)]
+fn score_widened_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
+    scores_body(s, Widened, q, head, scores);
+}
+
+#[inline(always)]
+fn mix_widened_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
+    mix_body(s, Widened, pattern, head, out);
 }
 
 /// How many of the queries from `position` to `end` are taken together: a power of two that divides their position, so that
@@ -238,7 +276,7 @@ impl Running {
                 s.store(s.mul(s.load_part(row), scale), q);
             }
             rotary.rotate(&mut q[..dim], start + t);
-            product.pack(s, q);
+            product.prepare(s, q);
         }
         self.z.get_mut()[..queries.rows() * width].fill(0.0);
         self.m = [f32::NEG_INFINITY; QUERIES];
@@ -264,7 +302,7 @@ fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let seen = (before + R).min(BLOCK);
     let p = running.p.0.first_chunk_mut::<R>().expect("R <= GROUP");
     let q = running.q.get();
-    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..keys.len()]);
+    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..keys.len() * P::WORDS]);
     score_block::<S, P, R, N>(s, product, q, keys, seen, ahead.0, p);
     let diagonal = before < BLOCK;
     let seen = seen.next_multiple_of(S::LANES);
@@ -277,7 +315,7 @@ fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let l = running.l[t..].first_chunk_mut().expect("t + R <= QUERIES");
     let rescale = soften::<S, R>(s, p, seen, m, l);
     for p in p.iter_mut() {
-        product.pack(s, &mut p[..seen]);
+        product.prepare(s, &mut p[..seen]);
     }
     let seen = if diagonal { Seen::diagonal::<S, P>(before + 1, R) } else { Seen::all::<S, P>(BLOCK) };
     let z = &mut running.z.get_mut()[t * width..];
@@ -324,11 +362,19 @@ fn scores_body<S: Simd, P: Product<S>>(s: S, product: P, q: &[f32], head: Head<'
     let scale = 1.0 / (head.dim as f32).sqrt();
     let mut lanes = vec![0.0; padded(q.len())];
     lanes[..q.len()].copy_from_slice(q);
-    product.pack(s, &mut lanes);
+    product.prepare(s, &mut lanes);
     for (b, out) in scores.chunks_mut(BLOCK).enumerate() {
         let mut block = [[0.0; BLOCK]];
         let keys = head.block(b).0;
-        score_block::<S, P, 1, 4>(s, product, [&lanes[..keys.len()]], keys, out.len(), &[], &mut block);
+        score_block::<S, P, 1, 4>(
+            s,
+            product,
+            [&lanes[..keys.len() * P::WORDS]],
+            keys,
+            out.len(),
+            &[],
+            &mut block,
+        );
         out.iter_mut().zip(block[0]).for_each(|(out, score)| *out = score * scale);
     }
 }
@@ -341,7 +387,7 @@ fn mix_body<S: Simd, P: Product<S>>(s: S, product: P, pattern: &[f32], head: Hea
     for (b, weights) in pattern[..seen].chunks(BLOCK).enumerate() {
         let mut p = [[0.0; BLOCK]];
         p[0][..weights.len()].copy_from_slice(weights);
-        product.pack(s, &mut p[0]);
+        product.prepare(s, &mut p[0]);
         let seen = Seen::all::<S, P>(weights.len());
         mix_block::<S, P, 1, 4>(s, product, &p, &[1.0], head.block(b).1, seen, &[], &mut z);
     }

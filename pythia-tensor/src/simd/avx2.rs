@@ -1,6 +1,6 @@
 //! Eight lanes of AVX2, with FMA and F16C.
 
-use super::{Part, Simd, outline};
+use super::{Part, Simd, UPPER, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -18,7 +18,7 @@ impl Avx2 {
     }
 }
 
-/// Wraps intrinsics. SAFETY of every use in this file: `self` proves that the instructions exist, and a slice's
+/// Wraps intrinsics. SAFETY of every use in this file: a value of the type proves that the instructions exist, and a slice's
 /// length is checked before its pointer is read or written.
 macro_rules! intrinsics {
     ($e:expr) => {{
@@ -149,6 +149,30 @@ impl Simd for Avx2 {
             _mm_storeu_ps(out.as_mut_ptr(), s);
             out
         })
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: __m256) -> [__m256; 2] {
+        intrinsics!({
+            let upper = _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(UPPER)));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))), upper]
+        })
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: __m256) -> __m256 {
+        intrinsics!({
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+            // A NaN stays one, and quiet.
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+            let v = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan);
+            _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(UPPER)))
+        })
+    }
+    #[inline(always)]
+    fn lower_half(self, v: __m256) -> __m256 {
+        intrinsics!(_mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(!UPPER))))
     }
     #[inline(always)]
     fn outline(self, part: impl Part<Self>) {

@@ -1,6 +1,6 @@
 //! Sixteen lanes of AVX-512 (F, BW, DQ, VL).
 
-use super::{Part, Simd, outline};
+use super::{Part, Simd, UPPER, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -18,7 +18,7 @@ impl Avx512 {
     }
 }
 
-/// Wraps intrinsics. SAFETY of every use in this file: `self` proves that the instructions exist, and a slice's
+/// Wraps intrinsics. SAFETY of every use in this file: a value of the type proves that the instructions exist, and a slice's
 /// length is checked before its pointer is read or written.
 macro_rules! intrinsics {
     ($e:expr) => {{
@@ -157,6 +157,30 @@ impl Simd for Avx512 {
             _mm_storeu_ps(out.as_mut_ptr(), s);
             out
         })
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: __m512) -> [__m512; 2] {
+        intrinsics!({
+            let bits = _mm512_castps_si512(v);
+            let upper = _mm512_and_si512(bits, _mm512_set1_epi32(UPPER));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(upper)]
+        })
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: __m512) -> __m512 {
+        intrinsics!({
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+            // A NaN stays one, and quiet.
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+            _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(UPPER)))
+        })
+    }
+    #[inline(always)]
+    fn lower_half(self, v: __m512) -> __m512 {
+        intrinsics!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(!UPPER))))
     }
     #[inline(always)]
     fn outline(self, part: impl Part<Self>) {

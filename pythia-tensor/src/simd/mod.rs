@@ -19,7 +19,7 @@ mod product;
 pub use isa::Isa;
 pub(crate) use isa::{Which, stamp, stamp_pairs};
 pub(crate) use portable::Portable;
-pub(crate) use product::{Product, Single};
+pub(crate) use product::{Product, Single, Widened, bf16_bits, pair};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
     avx2::Avx2,
@@ -49,6 +49,10 @@ macro_rules! outline {
 }
 #[cfg(target_arch = "x86_64")]
 pub(crate) use outline;
+
+/// The upper half of a lane: the bits of an `f32` that `bf16` keeps.
+#[cfg(target_arch = "x86_64")]
+const UPPER: i32 = 0xFFFF_0000_u32.cast_signed();
 
 /// A part of a kernel that [`Simd::outline`] runs.
 pub trait Part<S> {
@@ -111,6 +115,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
+
+    /// Of pairs of `bf16`, one in each half of a lane, the numbers in the lower halves and those in the upper, widened.
+    fn widen_pairs(self, v: Self::F32) -> [Self::F32; 2];
+    /// The nearest `bf16`, ties to even.
+    fn round_to_bf16(self, v: Self::F32) -> Self::F32;
+    /// Each lane's lower half, with zeros above.
+    fn lower_half(self, v: Self::F32) -> Self::F32;
 
     /// Runs `part`; with debug assertions, as a function of its own. With all checks and all its tiles, a kernel is so large a
     /// function that compiling it takes minutes, for the passes over each loop get slower with the function's size.

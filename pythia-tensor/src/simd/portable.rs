@@ -1,6 +1,6 @@
 //! Plain arrays of four lanes, which the compiler turns into the baseline vectors of the target (SSE2, NEON).
 
-use super::{Part, Simd};
+use super::{Part, Simd, bf16_bits};
 use half::{bf16, f16};
 
 /// Four lanes without any instruction set beyond the target's baseline. `mul_add` rounds twice here, since a
@@ -83,6 +83,18 @@ impl Simd for Portable {
     #[inline(always)]
     fn select_lt(self, a: V, b: V, then: V, otherwise: V) -> V {
         std::array::from_fn(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
+    }
+    #[inline(always)]
+    fn widen_pairs(self, v: V) -> [V; 2] {
+        [v.map(|x| f32::from_bits(x.to_bits() << 16)), v.map(|x| f32::from_bits(x.to_bits() & 0xFFFF_0000))]
+    }
+    #[inline(always)]
+    fn round_to_bf16(self, v: V) -> V {
+        v.map(|x| f32::from_bits(bf16_bits(x) << 16))
+    }
+    #[inline(always)]
+    fn lower_half(self, v: V) -> V {
+        v.map(|x| f32::from_bits(x.to_bits() & 0xFFFF))
     }
     #[inline(always)]
     fn scale_pow2(self, a: V, n: V) -> V {

@@ -16,12 +16,18 @@ use {
 pub(crate) trait Product<S: Simd>: Copy {
     /// Numbers in a lane.
     const NUMBERS: usize;
+    /// Words that a lane of prepared numbers takes.
+    const WORDS: usize = 1;
+    /// A lane's numbers in all lanes.
+    type All: Copy;
+    /// Lane number `lane` of what [`Product::prepare`] made, in all lanes.
+    fn splat(self, s: S, x: &[f32], lane: usize) -> Self::All;
     /// `c`, and the products of `a`'s and `b`'s numbers added to it, lane by lane.
-    fn mul_add(self, s: S, a: S::F32, b: S::F32, c: S::F32) -> S::F32;
+    fn mul_add(self, s: S, a: Self::All, b: S::F32, c: S::F32) -> S::F32;
     /// The first number of each lane, and zeros for the others.
     fn first(self, s: S, a: S::F32) -> S::F32;
-    /// Rounds whole vectors of numbers and packs them into the first lanes of `x`.
-    fn pack(self, s: S, x: &mut [f32]);
+    /// Rounds whole vectors of numbers for [`Product::splat`], in place.
+    fn prepare(self, s: S, x: &mut [f32]);
 }
 
 /// An `f32` a lane.
@@ -30,6 +36,11 @@ pub(crate) struct Single;
 
 impl<S: Simd> Product<S> for Single {
     const NUMBERS: usize = 1;
+    type All = S::F32;
+    #[inline(always)]
+    fn splat(self, s: S, x: &[f32], lane: usize) -> S::F32 {
+        s.splat(x[lane])
+    }
     #[inline(always)]
     fn mul_add(self, s: S, a: S::F32, b: S::F32, c: S::F32) -> S::F32 {
         s.mul_add(a, b, c)
@@ -39,13 +50,48 @@ impl<S: Simd> Product<S> for Single {
         a
     }
     #[inline(always)]
-    fn pack(self, _: S, _: &mut [f32]) {}
+    fn prepare(self, _: S, _: &mut [f32]) {}
 }
 
-/// Two `bf16` a lane, the first in the lower half. Products are added in `f32`; the hardware takes subnormal numbers for zero.
+/// Two `bf16` a lane, the first in the lower half, widened as they are multiplied. Products are added one after the other. Prepared
+/// numbers stay in words of their own, so that widening those takes no instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Widened;
+
+impl<S: Simd> Product<S> for Widened {
+    const NUMBERS: usize = 2;
+    const WORDS: usize = 2;
+    type All = [S::F32; 2];
+    #[inline(always)]
+    fn splat(self, s: S, x: &[f32], lane: usize) -> [S::F32; 2] {
+        [s.splat(x[2 * lane]), s.splat(x[2 * lane + 1])]
+    }
+    #[inline(always)]
+    fn mul_add(self, s: S, a: [S::F32; 2], b: S::F32, c: S::F32) -> S::F32 {
+        let b = s.widen_pairs(b);
+        s.mul_add(a[1], b[1], s.mul_add(a[0], b[0], c))
+    }
+    #[inline(always)]
+    fn first(self, s: S, a: S::F32) -> S::F32 {
+        s.lower_half(a)
+    }
+    #[inline(always)]
+    fn prepare(self, s: S, x: &mut [f32]) {
+        for x in x.chunks_exact_mut(S::LANES) {
+            s.store(s.round_to_bf16(s.load(x)), x);
+        }
+    }
+}
+
+/// The same, multiplied by one instruction. Products are added in `f32`; the hardware takes subnormal numbers for zero.
 #[cfg(target_arch = "x86_64")]
 impl Product<Avx512> for Pairs {
     const NUMBERS: usize = 2;
+    type All = V;
+    #[inline(always)]
+    fn splat(self, s: Avx512, x: &[f32], lane: usize) -> V {
+        s.splat(x[lane])
+    }
     #[inline(always)]
     fn mul_add(self, _: Avx512, a: V, b: V, c: V) -> V {
         // SAFETY: `self` proves that the instruction exists; a vector of bf16 is any 64 bytes.
@@ -57,7 +103,7 @@ impl Product<Avx512> for Pairs {
         unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0xFFFF))) }
     }
     #[inline(always)]
-    fn pack(self, s: Avx512, x: &mut [f32]) {
+    fn prepare(self, s: Avx512, x: &mut [f32]) {
         for i in 0..x.len() / 16 {
             let v = s.load(&x[16 * i..]);
             let out = &mut x[8 * i..][..8];
@@ -74,3 +120,80 @@ impl Product<Avx512> for Pairs {
 
 #[cfg(target_arch = "x86_64")]
 type V = <Avx512 as Simd>::F32;
+
+/// A lane of two numbers rounded to `bf16`.
+#[inline]
+pub(crate) fn pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(bf16_bits(first) | bf16_bits(second) << 16)
+}
+
+/// The bits of `x` as `bf16`, rounded to nearest, ties to even: `half`'s `bf16::from_f32` without its branches, which kept the
+/// compiler from using vectors (4 % of a prefill).
+#[inline]
+pub(crate) fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::simd::stamp;
+
+    /// Every upper half of a number, with lower halves around the middle between two `bf16`.
+    fn numbers() -> impl Iterator<Item = f32> {
+        let lower = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF];
+        (0..=u32::from(u16::MAX)).flat_map(move |high| lower.map(|low| f32::from_bits(high << 16 | low)))
+    }
+
+    #[test]
+    fn bf16_bits_are_those_of_half() {
+        for x in numbers() {
+            assert_eq!(bf16_bits(x), u32::from(half::bf16::from_f32(x).to_bits()), "{x:e}");
+        }
+    }
+
+    stamp! {
+        fn round(x: &mut [f32]) = round_body;
+        fn halves(x: &[f32], out: &mut [Vec<f32>; 3]) = halves_body;
+    }
+
+    #[inline(always)]
+    fn round_body<S: Simd>(s: S, x: &mut [f32]) {
+        Widened.prepare(s, x);
+    }
+
+    #[inline(always)]
+    fn halves_body<S: Simd>(s: S, x: &[f32], out: &mut [Vec<f32>; 3]) {
+        for x in x.chunks_exact(S::LANES) {
+            let x = s.load(x);
+            let [first, second] = s.widen_pairs(x);
+            for (v, out) in [first, second, Product::<S>::first(Widened, s, x)].into_iter().zip(&mut *out) {
+                let mut lanes = [0.0; 16];
+                s.store(v, &mut lanes);
+                out.extend(&lanes[..S::LANES]);
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_are_rounded_and_widened_alike_by_every_instruction_set() {
+        let numbers: Vec<f32> = numbers().collect();
+        for &isa in Isa::available() {
+            let mut rounded = numbers.clone();
+            round(isa, &mut rounded);
+            for (x, got) in numbers.iter().zip(rounded) {
+                assert_eq!(got.to_bits(), bf16_bits(*x) << 16, "{isa}: {x:e}");
+            }
+            let mut out = [const { Vec::new() }; 3];
+            halves(isa, &numbers, &mut out);
+            for (i, x) in numbers.iter().enumerate() {
+                let got = out.each_ref().map(|out| out[i].to_bits());
+                let bits = x.to_bits();
+                assert_eq!(got, [bits << 16, bits & 0xFFFF_0000, bits & 0xFFFF], "{isa}: {x:e}");
+            }
+        }
+    }
+}

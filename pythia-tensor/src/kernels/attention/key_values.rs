@@ -1,8 +1,9 @@
 //! [`KeyValues`]: what earlier tokens left behind for the attention of later ones.
 
 use super::BLOCK;
+use crate::Mat;
 use crate::kernels::rotary::Rotary;
-use crate::{Isa, Mat};
+use crate::simd::pair;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Columns of values that lie side by side; the widest vector.
@@ -42,10 +43,10 @@ impl KeyValues {
         Self::with_numbers(heads, dim, positions, 1)
     }
 
-    /// As [`KeyValues::new`], but in `bf16`: half the memory, and for attention half the bytes and twice the arithmetic
-    /// peak. `None` unless `isa` multiplies `bf16` (`avx512bf16`).
-    pub fn new_bf16(isa: Isa, heads: usize, dim: usize, positions: usize) -> Option<Self> {
-        (isa.name() == "avx512bf16").then(|| Self::with_numbers(heads, dim, positions, 2))
+    /// As [`KeyValues::new`], but in `bf16`: half the memory, and for attention half the bytes, and twice the arithmetic
+    /// peak where the processor multiplies `bf16`.
+    pub fn new_bf16(heads: usize, dim: usize, positions: usize) -> Self {
+        Self::with_numbers(heads, dim, positions, 2)
     }
 
     fn with_numbers(heads: usize, dim: usize, positions: usize, numbers: usize) -> Self {
@@ -206,21 +207,6 @@ impl<'a> Head<'a> {
     }
 }
 
-/// A lane of two numbers rounded to `bf16`.
-#[inline]
-fn pair(first: f32, second: f32) -> f32 {
-    f32::from_bits(bf16_bits(first) | bf16_bits(second) << 16)
-}
-
-/// The bits of `x` as `bf16`, rounded to nearest, ties to even: `half`'s `bf16::from_f32` without its branches, which kept the
-/// compiler from using vectors (4 % of a prefill).
-#[inline]
-fn bf16_bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
-}
-
 /// Numbers from a cache line's start on, so that no vector straddles two. Zeros that were never written to take no memory,
 /// which an allocation of aligned lines would not give.
 #[derive(Debug)]
@@ -257,20 +243,5 @@ impl Clone for CacheAligned {
         let mut copy = Self::zeros(self.get().len());
         copy.get_mut().copy_from_slice(self.get());
         copy
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bf16_bits_are_those_of_half() {
-        for high in 0..=u32::from(u16::MAX) {
-            for low in [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF] {
-                let x = f32::from_bits(high << 16 | low);
-                assert_eq!(bf16_bits(x), u32::from(half::bf16::from_f32(x).to_bits()), "{x:e}");
-            }
-        }
     }
 }

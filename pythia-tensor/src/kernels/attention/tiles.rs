@@ -40,7 +40,7 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     scores: &mut [[f32; BLOCK]; R],
 ) {
     assert!(j + N * S::LANES <= BLOCK, "{N} vectors of keys at {j}");
-    let q = q.map(|q| &q[..keys.len()]);
+    let q = q.map(|q| &q[..keys.len() * P::WORDS]);
     let mut acc = [[s.zero(); N]; R];
     for (d, keys) in keys.iter().enumerate() {
         let mut k = [s.zero(); N];
@@ -49,7 +49,7 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             ask_ahead::<S, R>(s, ahead, d * BLOCK + j + v * S::LANES);
         }
         for r in 0..R {
-            let q = s.splat(q[r][d]);
+            let q = product.splat(s, q[r], d);
             for v in 0..N {
                 acc[r][v] = product.mul_add(s, q, k[v], acc[r][v]);
             }
@@ -153,7 +153,7 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             ask_ahead::<S, R>(s, ahead, ((column + v * S::LANES) / STRIP * lanes + j) * STRIP);
         }
         for r in 0..R {
-            let p = s.splat(p[r][j]);
+            let p = product.splat(s, &p[r], j);
             for v in 0..N {
                 acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
             }
@@ -169,13 +169,13 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             // With two values a lane, this row sees the first of them only.
             if P::NUMBERS > 1 && P::NUMBERS * i < R {
                 let r = P::NUMBERS * i;
-                let p = s.splat(p[r][j]);
+                let p = product.splat(s, &p[r], j);
                 for v in 0..N {
                     acc[r][v] = product.mul_add(s, p, product.first(s, x[v]), acc[r][v]);
                 }
             }
             for r in P::NUMBERS * i + 1..R {
-                let p = s.splat(p[r][j]);
+                let p = product.splat(s, &p[r], j);
                 for v in 0..N {
                     acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
                 }
