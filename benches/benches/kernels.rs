@@ -77,7 +77,7 @@ fn matmul(c: &mut Criterion, crew: &Crew<'_>) {
     group.finish();
 }
 
-/// The same with int8 and int4 weights, in operations on integers, whose peak is printed as int8.
+/// The same with int8 and int4 weights, in operations on integers.
 fn quantized_matmul(c: &mut Criterion, crew: &Crew<'_>) {
     let mut group = Group::new(c, crew, "quantized");
     for bits in [Bits::Int8, Bits::Int4] {

@@ -21,7 +21,7 @@ use std::path::Path;
 
 -m takes several models with commas between; each runs with every prompt length and batch size. The limit of a \
 measurement is the time that its operations take at the peak of the precision's arithmetic (fused multiply-adds in f32, \
-products of bf16, of bytes) or its bytes at the read bandwidth, whichever is longer; both are measured with the same \
+products of bf16, of integers) or its bytes at the read bandwidth, whichever is longer; both are measured with the same \
 threads just before. Speeds are medians, and ± is half of what lies \
 between the slowest and the fastest. Decoding starts after prompts of 64 tokens."
 )]

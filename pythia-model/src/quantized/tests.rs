@@ -3,7 +3,7 @@ mod damage;
 use super::*;
 use crate::test_models::{SMALL, synthetic};
 use crate::{Model, Sequence, Size, Workspace};
-use pythia_tensor::Team;
+use pythia_tensor::{KeyValues, Team};
 use std::path::PathBuf;
 use std::thread;
 use tempfile::TempDir;
@@ -53,6 +53,19 @@ fn logits(model: &Model) -> Vec<f32> {
 
 fn in_memory(model: Model, precision: Precision) -> Model {
     Team::new(1).unwrap().enter(|crew| model.with_precision(crew, precision)).unwrap()
+}
+
+#[test]
+fn caches_are_in_bf16_but_for_exact() {
+    let in_bf16 = |model: &Model| model.cache(1).unwrap().layers.iter().all(KeyValues::is_bf16);
+    let world = World::new(&SMALL);
+    let exact = world.model();
+    let bytes = exact.cache_bytes_per_token();
+    assert!(!in_bf16(&exact));
+    for precision in [Precision::Int8, Precision::Int4] {
+        let model = in_memory(world.model(), precision);
+        assert!(in_bf16(&model) && 2 * model.cache_bytes_per_token() == bytes, "{precision}");
+    }
 }
 
 #[test]

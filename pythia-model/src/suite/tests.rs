@@ -122,7 +122,9 @@ fn a_wrong_step_gets_its_neighbours() {
 fn memory_is_that_of_the_weights_and_a_full_context() {
     let Memory { weights, cache } = named("410m").memory(Precision::Exact);
     assert_eq!((weights, cache), (2 * 405_334_016, 2 * 4 * 24 * 1024 * 2048));
-    assert_eq!(named("410m").memory(Precision::Bf16).cache, cache / 2);
+    for precision in [Precision::Bf16, Precision::Int8, Precision::Int4] {
+        assert_eq!(named("410m").memory(precision).cache, cache / 2, "{precision}");
+    }
     for model in models() {
         let [exact, int8, int4] =
             [Precision::Exact, Precision::Int8, Precision::Int4].map(|p| model.memory(p).weights);

@@ -6,11 +6,11 @@
 //!     out += f32(integer sum) * (weight scale * activation scale)       (two products and a sum, not fused)
 //! ```
 //!
-//! So a result does not depend on tiles, threads or the number of rows, nor on the instruction set.
+//! So a result does not depend on tiles, threads or the number of rows, nor on the instruction set, if the codes of int4 fit bytes.
 //!
 //! Up to four rows (int4: eight) go through [`few_rows`], which reads the panels as one stream and expands int4 in
 //! registers. More go through [`many_rows`]: int4 is expanded once per block into the first-level cache, and from there on is
-//! int8. The `f32` sums live in the output; they are touched once a block.
+//! int8. The `f32` sums live in the output; they are touched once a block. With AVX2, int4 is not expanded: see `nibbles`.
 //!
 //! Measured on two Zen 4 cores against the same run's peak of products of bytes (`peak::int8_gops`, 935 Gop/s there):
 //!
@@ -21,17 +21,26 @@
 //! | 8192 x 2048 | 512 | 0.84 | 0.82 |
 //! | 1024 x 4096 | 8 | 0.50 | 0.41 |
 //!
-//! AVX2 and AVX-512 without VNNI multiply in 16 bits: 1.17 and 1.4 times the peak of AVX2's `f32` multiply-adds. With AVX2 on two Zen 3
-//! cores, as a fraction of that peak, the products of a layer with C = 1024:
+//! int8 with AVX2, and all with AVX-512 without VNNI, is multiplied in 16 bits: 1.17 and 1.4 times the peak of AVX2's `f32`
+//! multiply-adds. With AVX2 on two Zen 3 cores, as a fraction of that peak, the products of a layer with C = 1024 in int8:
 //!
-//! | rows | int8, both sides widened in the tile | widened ahead (this) | int4, the same | (this) |
-//! |---|---|---|---|---|
-//! | 512 | 0.91-0.97 | 1.05-1.17 | 0.98-1.00 | 1.09-1.16 |
-//! | 16 | 0.77-0.98 | 0.78-1.13 | 0.80-0.98 | 0.87-1.13 |
-//! | 2 | 0.34-0.39 | 0.36-0.39 | 0.46-0.49 | 0.53-0.56 |
+//! | rows | both sides widened in the tile | widened ahead (this) |
+//! |---|---|---|
+//! | 512 | 0.91-0.97 | 1.05-1.17 |
+//! | 16 | 0.77-0.98 | 0.78-1.13 |
 //!
-//! Its limit is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate unless
-//! activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
+//! The limit of that is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate
+//! unless activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
+//!
+//! A stream asks memory for what lies [`AHEAD`]. The same fraction on the same machine, two threads, panels from memory, medians of
+//! four runs (int4 as nibbles; with AVX-512 it was not measured):
+//!
+//! | bytes ahead | 0 (the hardware's prefetcher alone) | 512 | 1024 | 2048 | 4096 (this) | 8192 |
+//! |---|---|---|---|---|---|---|
+//! | int8, 1 row | 0.17 | 0.19 | 0.19 | 0.19 | 0.19 | 0.20 |
+//! | int8, 2 rows | 0.27 | 0.32 | 0.32 | 0.32 | 0.36 | 0.36 |
+//! | int4, 1 row | 0.26 | 0.29 | 0.31 | 0.40 | 0.38 | 0.38 |
+//! | int4, 2 rows | 0.46 | 0.50 | 0.53 | 0.65 | 0.68 | 0.67 |
 //!
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
@@ -129,6 +138,7 @@ pub(crate) fn round_activations(isa: Isa, form: Form, a: &[f32], out: &mut [f32]
     if form == int8_form(isa) {
         round_for_int8(isa, a, out);
     } else {
+        assert_eq!(form, int4_form(isa), "a form of {isa}");
         round_for_int4(isa, a, out);
     }
 }
@@ -200,7 +210,14 @@ fn scale<D: Int8>(d: D, block: &[f32]) -> (f32, <D::F32s as Simd>::F32) {
         not_finite = s.mul_add(x, s.zero(), not_finite);
     }
     let top = s.reduce_max(top);
-    (top / 127.0 + s.sum(not_finite), s.splat(if top > 0.0 { 127.0 / top } else { 0.0 }))
+    (top / 127.0 + s.sum(not_finite), s.splat(inverse(top)))
+}
+
+/// `127 / top`, or 0 where that is no number: numbers so small are taken for zeros.
+#[inline(always)]
+fn inverse(top: f32) -> f32 {
+    let inverse = 127.0 / top;
+    if inverse.is_finite() { inverse } else { 0.0 }
 }
 
 #[inline(always)]
@@ -301,6 +318,7 @@ fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize
     w: Panels<'_>,
     out: &mut [f32],
 ) {
+    assert_eq!(V * D::LANES, PANEL, "rows of a panel");
     let (s, k, stride) = (d.f32s(), a.k, out.len() / M);
     for (p, panel) in w.bytes.chunks_exact(w.len).enumerate() {
         let mut totals = [[s.zero(); V]; M];
@@ -426,6 +444,7 @@ impl<D: Expand> Codes<D> for AsInt4 {
 
     #[inline(always)]
     fn bytes<'b, const V: usize, const W: usize>(d: D, block: &'b [u8], out: &'b mut [u8]) -> &'b [u8] {
+        const { assert!(W == 1 && D::PARTS == 1, "bytes are multiplied whole") };
         let (groups, codes) = block.split_at(GROUPS);
         for g in 0..codes.len() / (64 * LINES) {
             for v in 0..V {
@@ -456,6 +475,7 @@ fn many_rows<D: Int8, B: Codes<D>, const V: usize, const P: usize, const W: usiz
     out: &mut [f32],
     scratch: &mut Lines,
 ) {
+    assert_eq!(V * D::LANES, PANEL, "rows of a panel");
     let (rows, stride) = (a.rows(), out.len() / a.rows());
     let scratch = scratch.at_least(P * PANEL * BLOCK * W);
     out.fill(0.0);
@@ -573,7 +593,7 @@ pub fn quantized_matmul_reference(a: Mat<'_>, w: &Quantized) -> Vec<f64> {
         for n in 0..w.shape()[0] {
             let blocks = a.row(m).chunks(BLOCK).enumerate().map(|(b, block)| {
                 let top = block.iter().fold(0.0_f32, |top, x| x.abs().max(top));
-                let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+                let inverse = inverse(top);
                 let codes = block.iter().map(|a| (a * inverse).round_ties_even() as i64);
                 let sum: i64 = codes.zip(b * BLOCK..).map(|(a, k)| a * i64::from(w.code(n, k))).sum();
                 sum as f64 * f64::from(top / 127.0) * f64::from(w.scale(n, b * BLOCK))

@@ -133,9 +133,9 @@ proptest! {
     /// another.
     #[test]
     fn any_bytes_are_weights(bytes in prop::collection::vec(any::<u8>(), 4096), m in 1..9_usize, seed: u64) {
-        let (n, k) = (40, 60);
-        let a = numbers(seed, m * k, 1.0);
-        for bits in BITS {
+        // With and without a group at the end that is not there.
+        for (n, k, bits) in [20, 60, 90].into_iter().flat_map(|k| BITS.map(|bits| (40, k, bits))) {
+            let a = numbers(seed, m * k, 1.0);
             let len = Quantized::byte_len(bits, [n, k]).unwrap();
             let mut some: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
             let run = |some: &[u8]| {
@@ -172,7 +172,7 @@ fn sums_of_the_largest_codes_fit() {
         bytes.extend(vec![nibble | nibble << 4; k * 16 / 2]);
         let weight = Quantized::from_shared(Bits::Int4, [n, k], shared(&bytes), 0..bytes.len()).unwrap();
         let code = f64::from(group & 15) * (f64::from(nibble) - f64::from(group >> 4));
-        for rows in [1, 2, 20] {
+        for rows in [1, 2, 6, 7, 20] {
             let a: Vec<f32> = a.iter().copied().cycle().take(rows * k).collect();
             for (isa, got) in on_every_team(|crew| run(crew, &a, &weight)) {
                 for (i, &got) in got.iter().enumerate() {
@@ -230,6 +230,44 @@ fn regions_mix_products_of_every_kind() {
             [one, two].concat()
         });
         assert_eq!(together, one_by_one, "{bits}");
+    }
+}
+
+/// Each rounds the activations in its own way, or not at all.
+#[test]
+fn one_matrix_of_activations_for_both_widths_and_exact() {
+    let (m, n, k) = (5, 40, 300);
+    let a = numbers(1, m * k, 1.0);
+    let exact = tensor(&numbers(2, n * k, 1.0), DType::F16, &[n, k]);
+    let quantized = BITS.map(|bits| quantize(&exact, bits));
+    let products = [
+        Product { then: Then::Add, ..product(&a, k, &quantized[0]) },
+        Product { then: Then::Add, ..product(&a, k, &quantized[1]) },
+        Product { then: Then::Add, weight: Weight::Exact(&exact), ..product(&a, k, &quantized[0]) },
+    ];
+    let together = on_every_team(|crew| {
+        let mut out = vec![0.0; m * n];
+        matmuls(crew, [(MatMut::new(&mut out, n), &products)]);
+        out
+    });
+    let one_by_one = on_every_team(|crew| {
+        let mut out = vec![0.0; m * n];
+        products.iter().for_each(|&product| matmul(crew, MatMut::new(&mut out, n), product));
+        out
+    });
+    assert_eq!(together, one_by_one);
+}
+
+/// The largest of them divides 127 into no `f32`: zeros, and no infinity times zero.
+#[test]
+fn activations_too_small_for_a_scale_are_zeros() {
+    let (n, k) = (20, 300);
+    let a: Vec<f32> = numbers(1, k, 1.0).iter().map(|x| x * 1e-38).collect();
+    for bits in BITS {
+        let weight = quantize(&tensor(&numbers(2, n * k, 1.0), DType::F32, &[n, k]), bits);
+        for (isa, got) in on_every_team(|crew| run(crew, &a, &weight)) {
+            assert!(got.iter().all(|&x| x == 0.0), "{isa} {bits}: {got:?}");
+        }
     }
 }
 

@@ -140,15 +140,17 @@ proptest! {
 
 #[test]
 fn a_copied_prefix_continues_alike() {
-    let (dim, t) = (24, 40);
+    // The last value is the first of its pair.
+    let (dim, t) = (24, 41);
     let data = qkv(t, dim, 5);
     let rotary = Rotary::new(6, 10000.0, t);
     let qkv = Mat::new(&data, 3 * dim);
-    let mut cache = KeyValues::new(1, dim, 200);
-    cache.append(qkv, 0, &rotary);
-    let mut copy = KeyValues::new(1, dim, 64);
-    copy.copy_prefix(&cache, t);
-    for &isa in Isa::available() {
+    let kinds = caches(dim, 200).into_iter().zip(caches(dim, 64));
+    for (&isa, (mut cache, mut copy)) in
+        Isa::available().iter().flat_map(|isa| kinds.clone().map(move |kind| (isa, kind)))
+    {
+        cache.append(qkv, 0, &rotary);
+        copy.copy_prefix(&cache, t);
         let last = |cache: &KeyValues| {
             let mut z = Vec::new();
             let q = qkv.slice_rows(t - 1..t).slice_cols(0..dim);

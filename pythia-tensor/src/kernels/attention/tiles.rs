@@ -1,5 +1,5 @@
-//! The two products of attention, a tile of sums in registers at a time. A lane of their operands holds an `f32`, or a pair of
-//! `bf16` (see [`Product`]): of neighbouring dimensions in queries and keys, of neighbouring positions in weights and values.
+//! The two products of attention, a tile of sums in registers at a time. A lane of keys and values holds an `f32`, or a pair of
+//! `bf16`, and so do queries and weights as [`Product`] prepares them: of neighbouring dimensions in queries and keys, of neighbouring positions in weights and values.
 
 use super::BLOCK;
 use super::key_values::STRIP;

@@ -67,7 +67,9 @@ pub(super) fn round_body<D: Nibbles>(d: D, a: &[f32], out: &mut [f32]) {
             *sum = -group.iter().map(|&code| i16::from(code)).sum::<i16>();
         }
         header[0] = scale;
-        header[1..].copy_from_slice(bytemuck::cast_slice(bytemuck::bytes_of(&sums)));
+        for (word, &pair) in header[1..].iter_mut().zip(sums.as_chunks::<2>().0) {
+            *word = bytemuck::cast(pair);
+        }
     }
 }
 
@@ -116,7 +118,9 @@ fn few_rows<D: Nibbles, const M: usize>(d: D, a: Rounded<'_>, w: Panels<'_>, out
                     let other = d.step_and_zero(&other[v * D::LANES..]);
                     let (offsets, steps) = (d.offsets(one, other), [one[0], other[0]]);
                     for m in 0..M {
-                        sums[m][v] = d.dot(sums[m][v], offsets, word(rows[m], 1 + pair));
+                        // SAFETY: a header has a word for every two groups.
+                        let word = unsafe { word(rows[m], 1 + pair) };
+                        sums[m][v] = d.dot(sums[m][v], offsets, word);
                     }
                     for g in 2 * pair..(len / GROUP).min(2 * pair + 2) {
                         let lines = &codes[g * 64 * LINES..][..64 * LINES];
@@ -129,7 +133,9 @@ fn few_rows<D: Nibbles, const M: usize>(d: D, a: Rounded<'_>, w: Panels<'_>, out
                             for half in 0..2 {
                                 for m in 0..M {
                                     let at = HEADER + g * WORDS + 2 * i + half;
-                                    let products = d.multiply(halves[half], word(rows[m], at));
+                                    // SAFETY: there is a word for both halves of every line of `len / GROUP` groups.
+                                    let word = unsafe { word(rows[m], at) };
+                                    let products = d.multiply(halves[half], word);
                                     let first = i + half == 0;
                                     pairs[m] = if first { products } else { d.add_pairs(pairs[m], products) };
                                 }
@@ -158,10 +164,13 @@ fn few_rows<D: Nibbles, const M: usize>(d: D, a: Rounded<'_>, w: Panels<'_>, out
 }
 
 /// A word of a row of activations, unchecked for the innermost loops.
+///
+/// # Safety
+/// `at` must lie in the row.
 #[inline(always)]
-fn word(row: &[f32], at: usize) -> i32 {
+unsafe fn word(row: &[f32], at: usize) -> i32 {
     debug_assert!(at < row.len(), "word {at} of {}", row.len());
-    // SAFETY: callers cut rows to the length of a block, and count its groups and pairs.
+    // SAFETY: the caller's promise.
     unsafe { row.get_unchecked(at) }.to_bits() as i32
 }
 
@@ -268,7 +277,8 @@ fn tile<D: Nibbles, const M: usize>(
         for v in 0..VECTORS {
             let offsets = d.load(&w.offsets[(pair * VECTORS + v) * line..]);
             for m in 0..M {
-                sums[m][v] = d.dot(sums[m][v], offsets, word(rows[m], 1 + pair));
+                // SAFETY: a header has a word for every two groups.
+                sums[m][v] = d.dot(sums[m][v], offsets, unsafe { word(rows[m], 1 + pair) });
             }
         }
     }
@@ -279,7 +289,8 @@ fn tile<D: Nibbles, const M: usize>(
         for v in 0..VECTORS {
             let w = d.load(&nibbles[v * line..]);
             for m in 0..M {
-                pairs[m][v] = d.multiply(w, word(rows[m], at));
+                // SAFETY: rows have `groups * WORDS` words after their headers.
+                pairs[m][v] = d.multiply(w, unsafe { word(rows[m], at) });
             }
         }
         for i in 1..WORDS {
@@ -289,7 +300,9 @@ fn tile<D: Nibbles, const M: usize>(
             }
             for m in 0..M {
                 for v in 0..VECTORS {
-                    pairs[m][v] = d.add_pairs(pairs[m][v], d.multiply(w[v], word(rows[m], at + i)));
+                    // SAFETY: as above.
+                    let products = d.multiply(w[v], unsafe { word(rows[m], at + i) });
+                    pairs[m][v] = d.add_pairs(pairs[m][v], products);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Eight rows with AVX2. Its product of bytes saturates, so both sides are widened to 16 bits, and ahead: in the tile, it
-//! would be half of the work.
+//! Eight rows with AVX2. Its product of bytes saturates, so both sides of int8 are widened to 16 bits, and ahead: in the tile, it
+//! would be half of the work. Products of nibbles and bytes do not.
 
 use super::{Int8, Nibbles};
 use crate::simd::Avx2;

@@ -68,7 +68,9 @@ pub(crate) trait Expand: Int8 {
     fn expand(self, x: Self::Bytes, group: Self::Group) -> [Self::Bytes; 2];
 }
 
-/// int4 weights as they are stored: for instruction sets that multiply bytes into 16 bits, where the products of a nibble fit.
+/// int4 weights as they are stored: for instruction sets that multiply bytes into 16 bits, where the products of a nibble fit. Their
+/// [`Int8::dot`] multiplies any two numbers of 16 bits a row.
+#[cfg(target_arch = "x86_64")]
 pub(crate) trait Nibbles: Int8 {
     /// What the first `LANES` bytes say of a group of each row, its step and its zero, twice in 16 bits. Panics if there are fewer.
     fn step_and_zero(self, x: &[u8]) -> [Self::Bytes; 2];
@@ -127,9 +129,11 @@ macro_rules! stamp_int8 {
 pub(crate) use stamp_int8;
 
 /// The first of one or two paths.
+#[cfg(target_arch = "x86_64")]
 macro_rules! first {
     ($first:path $(, $other:path)?) => {
         $first
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(crate) use first;
