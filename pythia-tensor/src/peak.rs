@@ -165,7 +165,7 @@ fn dot_nibbles_body<D: Nibbles>(d: D, steps: usize) -> f32 {
         let activations = std::hint::black_box(&[1, 2, 3, 4]);
         for i in 0..4 {
             for j in 0..2 {
-                chains[i][j] = d.add_pairs(chains[i][j], d.multiply(weights[j], activations[i]));
+                chains[i][j] = d.add_shorts(chains[i][j], d.multiply(weights[j], activations[i]));
             }
         }
     }

@@ -94,6 +94,7 @@ impl Form {
     }
 
     /// 32-bit words of `k` activations.
+    #[inline(always)]
     pub(crate) fn len(self, k: usize) -> usize {
         k.div_ceil(BLOCK) * self.header + k.next_multiple_of(GROUP) / 4 * self.words
     }
@@ -196,7 +197,7 @@ fn parts_body<D: Int8>(_: D) -> usize {
 
 #[inline(always)]
 fn form_body<D: Int8>(_: D) -> Form {
-    Form { header: HEADER, words: D::PARTS }
+    <AsInt8 as Codes<D>>::FORM
 }
 
 /// The scale of a block of activations, and its inverse in all lanes.
@@ -288,9 +289,14 @@ fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], sc
     }
 }
 
-/// Weights of either width, multiplied as bytes.
+/// How the codes of weights are multiplied.
 trait Codes<D: Int8> {
     const BITS: Bits;
+    /// Of the activations.
+    const FORM: Form;
+
+    /// What the sums of a block start from, given a row's header.
+    fn start(d: D, header: &[f32]) -> D::Sums;
 
     /// Adds the products of one panel's block, given what follows its scales, with `M` rows.
     fn dot<const M: usize, const V: usize, const C: usize>(
@@ -299,7 +305,10 @@ trait Codes<D: Int8> {
         block: &[u8],
         rows: &[&[f32]; M],
     );
+}
 
+/// Weights of either width, multiplied as bytes.
+trait Bytes<D: Int8>: Codes<D> {
     /// The same block's bytes, in `W` parts: where they lie, or written to `out`.
     fn bytes<'b, const V: usize, const W: usize>(d: D, block: &'b [u8], out: &'b mut [u8]) -> &'b [u8];
 }
@@ -327,12 +336,16 @@ fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize
             let len = BLOCK.min((k - at).next_multiple_of(GROUP));
             let (block, tail) = rest.split_at(B::BITS.header() + B::BITS.codes(len));
             rest = tail;
+            // The codes ask for themselves.
+            for line in 0..B::BITS.header() / 64 {
+                s.prefetch(block.as_ptr().wrapping_add(64 * line + AHEAD));
+            }
             let (scales, block) = block.split_at(4 * PANEL);
             let mut rows: [&[f32]; M] = [&[]; M];
             let mut sums = [[[d.splat(0); V]; C]; M];
             for m in 0..M {
-                rows[m] = &a.block(m, at)[..HEADER + len / 4 * D::PARTS];
-                sums[m][0] = [d.splat(rows[m][1].to_bits() as i32); V];
+                rows[m] = &a.block(m, at)[..B::FORM.len(len)];
+                sums[m][0] = [B::start(d, rows[m]); V];
             }
             B::dot(d, &mut sums, block, &rows);
             let scales: &[f32] = bytemuck::cast_slice(scales);
@@ -357,6 +370,12 @@ fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize
 
 impl<D: Int8> Codes<D> for AsInt8 {
     const BITS: Bits = Bits::Int8;
+    const FORM: Form = Form { header: HEADER, words: D::PARTS };
+
+    #[inline(always)]
+    fn start(d: D, header: &[f32]) -> D::Sums {
+        d.splat(header[1].to_bits() as i32)
+    }
 
     #[inline(always)]
     fn dot<const M: usize, const V: usize, const C: usize>(
@@ -383,7 +402,9 @@ impl<D: Int8> Codes<D> for AsInt8 {
             }
         }
     }
+}
 
+impl<D: Int8> Bytes<D> for AsInt8 {
     #[inline(always)]
     fn bytes<'b, const V: usize, const W: usize>(d: D, codes: &'b [u8], out: &'b mut [u8]) -> &'b [u8] {
         if W == 1 {
@@ -409,6 +430,12 @@ const GROUPS: usize = BLOCK / GROUP * PANEL;
 
 impl<D: Expand> Codes<D> for AsInt4 {
     const BITS: Bits = Bits::Int4;
+    const FORM: Form = Form { header: HEADER, words: D::PARTS };
+
+    #[inline(always)]
+    fn start(d: D, header: &[f32]) -> D::Sums {
+        d.splat(header[1].to_bits() as i32)
+    }
 
     #[inline(always)]
     fn dot<const M: usize, const V: usize, const C: usize>(
@@ -441,7 +468,9 @@ impl<D: Expand> Codes<D> for AsInt4 {
             }
         }
     }
+}
 
+impl<D: Expand> Bytes<D> for AsInt4 {
     #[inline(always)]
     fn bytes<'b, const V: usize, const W: usize>(d: D, block: &'b [u8], out: &'b mut [u8]) -> &'b [u8] {
         const { assert!(W == 1 && D::PARTS == 1, "bytes are multiplied whole") };
@@ -468,7 +497,7 @@ const PASS: usize = 6;
 /// Any number of rows, in equal passes: `P` panels of `V` vectors at a time, block by block, so that the block's weights are in the
 /// first-level cache for all passes over the rows: as codes, or (`W = PARTS`) in the parts that are multiplied.
 #[inline(always)]
-fn many_rows<D: Int8, B: Codes<D>, const V: usize, const P: usize, const W: usize>(
+fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usize>(
     d: D,
     a: Rounded<'_>,
     w: Panels<'_>,

@@ -25,7 +25,7 @@
 //! A start of zero x sums for every group instead of one of step x zero x sums for a block: 1.68 and 1.64. Seven and eight rows as one
 //! stream are as fast as by [`many_rows`].
 
-use super::{AHEAD, Form, GROUPS, LINES, PASS, Panels, Rounded, scale};
+use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded, few_rows, scale};
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::Simd;
 use crate::simd::int8::Nibbles;
@@ -46,7 +46,7 @@ const VECTORS: usize = 2;
 
 #[inline(always)]
 pub(super) fn form_body<D: Nibbles>(_: D) -> Form {
-    Form { header: HEADER, words: 1 }
+    <AsNibbles as Codes<D>>::FORM
 }
 
 #[inline(always)]
@@ -83,81 +83,71 @@ pub(super) fn products_body<D: Nibbles>(
 ) {
     assert_eq!(VECTORS * D::LANES, PANEL, "rows of a panel");
     match a.rows() {
-        1 => few_rows::<D, 1>(d, a, w, out),
-        2 => few_rows::<D, 2>(d, a, w, out),
-        3 => few_rows::<D, 3>(d, a, w, out),
-        4 => few_rows::<D, 4>(d, a, w, out),
-        5 => few_rows::<D, 5>(d, a, w, out),
-        6 => few_rows::<D, 6>(d, a, w, out),
+        1 => few_rows::<D, AsNibbles, 1, VECTORS, 1>(d, a, w, out),
+        2 => few_rows::<D, AsNibbles, 2, VECTORS, 1>(d, a, w, out),
+        3 => few_rows::<D, AsNibbles, 3, VECTORS, 1>(d, a, w, out),
+        4 => few_rows::<D, AsNibbles, 4, VECTORS, 1>(d, a, w, out),
+        5 => few_rows::<D, AsNibbles, 5, VECTORS, 1>(d, a, w, out),
+        6 => few_rows::<D, AsNibbles, 6, VECTORS, 1>(d, a, w, out),
         _ => many_rows(d, a, w, out, scratch),
     }
 }
 
-/// `M` rows: every panel is a stream of its own, read once.
-#[inline(always)]
-fn few_rows<D: Nibbles, const M: usize>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32]) {
-    let (s, k, stride) = (d.f32s(), a.k, out.len() / M);
-    for (p, panel) in w.bytes.chunks_exact(w.len).enumerate() {
-        let mut totals = [[s.zero(); VECTORS]; M];
-        let mut rest = panel;
-        for at in (0..k).step_by(BLOCK) {
-            let len = BLOCK.min((k - at).next_multiple_of(GROUP));
-            let (block, tail) = rest.split_at(Bits::Int4.header() + Bits::Int4.codes(len));
-            rest = tail;
-            let (scales, block) = block.split_at(4 * PANEL);
-            let (groups, codes) = block.split_at(GROUPS);
-            let mut rows: [&[f32]; M] = [&[]; M];
-            for m in 0..M {
-                rows[m] = &a.block(m, at)[..HEADER + len / 4];
-            }
-            let mut sums = [[d.splat(0); VECTORS]; M];
-            for pair in 0..(len / GROUP).div_ceil(2) {
-                for v in 0..VECTORS {
-                    let (one, other) = groups[2 * pair * PANEL..][..2 * PANEL].split_at(PANEL);
-                    let one = d.step_and_zero(&one[v * D::LANES..]);
-                    let other = d.step_and_zero(&other[v * D::LANES..]);
-                    let (offsets, steps) = (d.offsets(one, other), [one[0], other[0]]);
+/// Nibbles as they are stored.
+struct AsNibbles;
+
+impl<D: Nibbles> Codes<D> for AsNibbles {
+    const BITS: Bits = Bits::Int4;
+    const FORM: Form = Form { header: HEADER, words: 1 };
+
+    #[inline(always)]
+    fn start(d: D, _: &[f32]) -> D::Sums {
+        d.splat(0)
+    }
+
+    #[inline(always)]
+    fn dot<const M: usize, const V: usize, const C: usize>(
+        d: D,
+        sums: &mut [[[D::Sums; V]; C]; M],
+        block: &[u8],
+        rows: &[&[f32]; M],
+    ) {
+        let (groups, codes) = block.split_at(GROUPS);
+        let count = codes.len() / (64 * LINES);
+        assert!(rows.iter().all(|row| row.len() == HEADER + count * WORDS), "words of a row");
+        for pair in 0..count.div_ceil(2) {
+            for v in 0..V {
+                let (one, other) = groups[2 * pair * PANEL..][..2 * PANEL].split_at(PANEL);
+                let one = d.step_and_zero(&one[v * D::LANES..]);
+                let other = d.step_and_zero(&other[v * D::LANES..]);
+                let (offsets, steps) = (d.offsets(one, other), [one[0], other[0]]);
+                for m in 0..M {
+                    // SAFETY: a header has a word for every two groups.
+                    let word = unsafe { word(rows[m], 1 + pair) };
+                    sums[m][0][v] = d.dot(sums[m][0][v], offsets, word);
+                }
+                for g in 2 * pair..count.min(2 * pair + 2) {
+                    let lines = &codes[g * 64 * LINES..][..64 * LINES];
+                    let mut shorts = [offsets; M];
+                    for i in 0..LINES {
+                        if v == 0 {
+                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                        }
+                        let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
+                        for half in 0..2 {
+                            for m in 0..M {
+                                // SAFETY: there is a word for both halves of every line of `count` groups.
+                                let word = unsafe { word(rows[m], HEADER + g * WORDS + 2 * i + half) };
+                                let products = d.multiply(halves[half], word);
+                                let first = i + half == 0;
+                                shorts[m] = if first { products } else { d.add_shorts(shorts[m], products) };
+                            }
+                        }
+                    }
                     for m in 0..M {
-                        // SAFETY: a header has a word for every two groups.
-                        let word = unsafe { word(rows[m], 1 + pair) };
-                        sums[m][v] = d.dot(sums[m][v], offsets, word);
-                    }
-                    for g in 2 * pair..(len / GROUP).min(2 * pair + 2) {
-                        let lines = &codes[g * 64 * LINES..][..64 * LINES];
-                        let mut pairs = [offsets; M];
-                        for i in 0..LINES {
-                            if v == 0 {
-                                s.prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
-                            }
-                            let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
-                            for half in 0..2 {
-                                for m in 0..M {
-                                    let at = HEADER + g * WORDS + 2 * i + half;
-                                    // SAFETY: there is a word for both halves of every line of `len / GROUP` groups.
-                                    let word = unsafe { word(rows[m], at) };
-                                    let products = d.multiply(halves[half], word);
-                                    let first = i + half == 0;
-                                    pairs[m] = if first { products } else { d.add_pairs(pairs[m], products) };
-                                }
-                            }
-                        }
-                        for m in 0..M {
-                            sums[m][v] = d.dot_pairs(sums[m][v], pairs[m], steps[g % 2]);
-                        }
+                        sums[m][0][v] = d.dot_shorts(sums[m][0][v], shorts[m], steps[g % 2]);
                     }
                 }
-            }
-            let scales: &[f32] = bytemuck::cast_slice(scales);
-            for m in 0..M {
-                for v in 0..VECTORS {
-                    let scale = s.mul(s.load(&scales[v * D::LANES..]), s.splat(rows[m][0]));
-                    totals[m][v] = s.add(totals[m][v], s.mul(d.to_f32(sums[m][v]), scale));
-                }
-            }
-        }
-        for m in 0..M {
-            for v in 0..VECTORS {
-                s.store(totals[m][v], &mut out[m * stride + p * PANEL + v * D::LANES..]);
             }
         }
     }
@@ -285,12 +275,12 @@ fn tile<D: Nibbles, const M: usize>(
     for g in 0..groups {
         let nibbles = &w.nibbles[g * WORDS * VECTORS * line..][..WORDS * VECTORS * line];
         let at = HEADER + g * WORDS;
-        let mut pairs = [[d.load(nibbles); VECTORS]; M];
+        let mut shorts = [[d.load(nibbles); VECTORS]; M];
         for v in 0..VECTORS {
             let w = d.load(&nibbles[v * line..]);
             for m in 0..M {
                 // SAFETY: rows have `groups * WORDS` words after their headers.
-                pairs[m][v] = d.multiply(w, unsafe { word(rows[m], at) });
+                shorts[m][v] = d.multiply(w, unsafe { word(rows[m], at) });
             }
         }
         for i in 1..WORDS {
@@ -302,14 +292,14 @@ fn tile<D: Nibbles, const M: usize>(
                 for v in 0..VECTORS {
                     // SAFETY: as above.
                     let products = d.multiply(w[v], unsafe { word(rows[m], at + i) });
-                    pairs[m][v] = d.add_pairs(pairs[m][v], products);
+                    shorts[m][v] = d.add_shorts(shorts[m][v], products);
                 }
             }
         }
         for v in 0..VECTORS {
             let step = d.load(&w.steps[(g * VECTORS + v) * line..]);
             for m in 0..M {
-                sums[m][v] = d.dot_pairs(sums[m][v], pairs[m][v], step);
+                sums[m][v] = d.dot_shorts(sums[m][v], shorts[m][v], step);
             }
         }
     }

@@ -101,11 +101,11 @@ impl Nibbles for Avx2 {
         intrinsics!(_mm256_maddubs_epi16(w, _mm256_set1_epi32(a)))
     }
     #[inline(always)]
-    fn add_pairs(self, a: __m256i, b: __m256i) -> __m256i {
+    fn add_shorts(self, a: __m256i, b: __m256i) -> __m256i {
         intrinsics!(_mm256_add_epi16(a, b))
     }
     #[inline(always)]
-    fn dot_pairs(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    fn dot_shorts(self, sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
         intrinsics!(_mm256_add_epi32(sums, _mm256_madd_epi16(a, b)))
     }
     #[inline(always)]

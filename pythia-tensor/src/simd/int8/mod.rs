@@ -81,9 +81,9 @@ pub(crate) trait Nibbles: Int8 {
     /// `w · a` over elements 0 and 1 of each row, and over 2 and 3, in 16 bits each: nibbles, and four bytes from -128 to 127.
     fn multiply(self, w: Self::Bytes, a: i32) -> Self::Bytes;
     /// `a + b`, in 16 bits.
-    fn add_pairs(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    fn add_shorts(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// `sums + a · b`, over the two 16 bits of each row.
-    fn dot_pairs(self, sums: Self::Sums, a: Self::Bytes, b: Self::Bytes) -> Self::Sums;
+    fn dot_shorts(self, sums: Self::Sums, a: Self::Bytes, b: Self::Bytes) -> Self::Sums;
     /// Writes integers from -128 to 127 to the first `LANES` bytes of `out`. Panics if there are fewer.
     fn store_bytes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
 }
