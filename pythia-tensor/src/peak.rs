@@ -207,9 +207,10 @@ mod tests {
             assert!(gops(Isa::named("portable").unwrap()) > 0.1 && gops(Isa::best()) > 1.0);
         }
         if let Ok(isa) = Isa::named("avx2") {
-            // Half the instructions, of which more run at a time; a core that others use too is slower for a while.
-            let ratio = Team::with_isa(1, isa).unwrap().enter(|crew| int4_gops(crew) / int8_gops(crew));
-            assert!((1.0..6.0).contains(&ratio), "int4 {ratio} times int8");
+            // Half the instructions, of which more run at a time. A core that others use too may be slower for one of the two.
+            let ratio = |_| Team::with_isa(1, isa).unwrap().enter(|crew| int4_gops(crew) / int8_gops(crew));
+            let ratios: Vec<f64> = (0..5).map(ratio).collect();
+            assert!(ratios.iter().any(|ratio| (1.2..6.0).contains(ratio)), "int4 {ratios:?} times int8");
         }
         assert!(Team::with_isa(1, Isa::best()).unwrap().enter(read_gb_s) > 0.1);
     }

@@ -150,51 +150,35 @@ stamp_pairs! {
     fn mix_pairs(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_body;
 }
 
-#[inline(always)]
-fn attend_single_body<S: Simd>(
-    s: S,
-    q: Mat<'_>,
-    start: usize,
-    head: Head<'_>,
-    rotary: &Rotary,
-    running: &mut Running,
-    put: &mut dyn FnMut(usize, &[f32]),
-) {
-    attend_body(s, Single, q, start, head, rotary, running, put);
-}
+/// The bodies for one kind of product on every instruction set.
+macro_rules! bodies {
+    ($product:expr => $attend:ident, $score:ident, $mix:ident) => {
+        #[inline(always)]
+        fn $attend<S: Simd>(
+            s: S,
+            q: Mat<'_>,
+            start: usize,
+            head: Head<'_>,
+            rotary: &Rotary,
+            running: &mut Running,
+            put: &mut dyn FnMut(usize, &[f32]),
+        ) {
+            attend_body(s, $product, q, start, head, rotary, running, put);
+        }
 
-#[inline(always)]
-fn score_single_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
-    scores_body(s, Single, q, head, scores);
-}
+        #[inline(always)]
+        fn $score<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
+            scores_body(s, $product, q, head, scores);
+        }
 
-#[inline(always)]
-fn mix_single_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
-    mix_body(s, Single, pattern, head, out);
+        #[inline(always)]
+        fn $mix<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
+            mix_body(s, $product, pattern, head, out);
+        }
+    };
 }
-
-#[inline(always)]
-fn attend_widened_body<S: Simd>(
-    s: S,
-    q: Mat<'_>,
-    start: usize,
-    head: Head<'_>,
-    rotary: &Rotary,
-    running: &mut Running,
-    put: &mut dyn FnMut(usize, &[f32]),
-) {
-    attend_body(s, Widened, q, start, head, rotary, running, put);
-}
-
-#[inline(always)]
-fn score_widened_body<S: Simd>(s: S, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
-    scores_body(s, Widened, q, head, scores);
-}
-
-#[inline(always)]
-fn mix_widened_body<S: Simd>(s: S, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
-    mix_body(s, Widened, pattern, head, out);
-}
+bodies!(Single => attend_single_body, score_single_body, mix_single_body);
+bodies!(Widened => attend_widened_body, score_widened_body, mix_widened_body);
 
 /// How many of the queries from `position` to `end` are taken together: a power of two that divides their position, so that
 /// their diagonal lies in one block of keys.

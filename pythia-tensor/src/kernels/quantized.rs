@@ -292,11 +292,14 @@ fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], sc
 /// How the codes of weights are multiplied.
 trait Codes<D: Int8> {
     const BITS: Bits;
-    /// Of the activations.
-    const FORM: Form;
+    /// Of the activations: that of bytes, unless said otherwise.
+    const FORM: Form = Form { header: HEADER, words: D::PARTS };
 
     /// What the sums of a block start from, given a row's header.
-    fn start(d: D, header: &[f32]) -> D::Sums;
+    #[inline(always)]
+    fn start(d: D, header: &[f32]) -> D::Sums {
+        d.splat(header[1].to_bits() as i32)
+    }
 
     /// Adds the products of one panel's block, given what follows its scales, with `M` rows.
     fn dot<const M: usize, const V: usize, const C: usize>(
@@ -370,12 +373,6 @@ fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize
 
 impl<D: Int8> Codes<D> for AsInt8 {
     const BITS: Bits = Bits::Int8;
-    const FORM: Form = Form { header: HEADER, words: D::PARTS };
-
-    #[inline(always)]
-    fn start(d: D, header: &[f32]) -> D::Sums {
-        d.splat(header[1].to_bits() as i32)
-    }
 
     #[inline(always)]
     fn dot<const M: usize, const V: usize, const C: usize>(
@@ -430,12 +427,6 @@ const GROUPS: usize = BLOCK / GROUP * PANEL;
 
 impl<D: Expand> Codes<D> for AsInt4 {
     const BITS: Bits = Bits::Int4;
-    const FORM: Form = Form { header: HEADER, words: D::PARTS };
-
-    #[inline(always)]
-    fn start(d: D, header: &[f32]) -> D::Sums {
-        d.splat(header[1].to_bits() as i32)
-    }
 
     #[inline(always)]
     fn dot<const M: usize, const V: usize, const C: usize>(
