@@ -5,7 +5,6 @@ mod args;
 mod bar;
 mod cache_folder;
 mod commands;
-mod direct;
 mod generation;
 pub mod hub;
 mod input;
@@ -21,6 +20,7 @@ mod speculation;
 mod steps;
 mod style;
 mod synthetic;
+mod whole_file;
 
 use clap::Parser as _;
 use output::{Closed, Out};

@@ -12,9 +12,10 @@ use crate::weights::layout::{EMBED_IN, EMBED_OUT, LINEARS, in_layer};
 use crate::{FileStamp, LayerNormWeights, LayerWeights, Weights};
 use pythia_tensor::ops::sum_of_squares;
 use pythia_tensor::{Crew, DType, Tensor};
+use std::hash::Hasher as _;
 use std::path::Path;
 use sums::{TensorSum, middle};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 /// What tells some weights from others.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,19 +94,19 @@ impl Fingerprint {
 #[derive(Default)]
 struct Sum {
     squares: f64,
-    hash: Xxh3,
+    hash: XxHash3_64,
 }
 
 impl Sum {
     fn add(&mut self, part: Part) {
         self.squares += part.norm * part.norm;
-        self.hash.update(&part.hash.to_le_bytes());
+        self.hash.write(&part.hash.to_le_bytes());
     }
 
     fn vector(&mut self, crew: &Crew<'_>, numbers: &[f32]) {
         let bytes = bytemuck::cast_slice(numbers);
         self.squares += sum_of_squares(crew, DType::F32, bytes);
-        self.hash.update(bytes);
+        self.hash.write(bytes);
     }
 
     fn layer_norm(&mut self, crew: &Crew<'_>, LayerNormWeights { weight, bias }: &LayerNormWeights) {
@@ -114,7 +115,7 @@ impl Sum {
     }
 
     fn part(&self) -> Part {
-        Part { norm: self.squares.sqrt(), hash: self.hash.digest() }
+        Part { norm: self.squares.sqrt(), hash: self.hash.finish() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One blob's way to the disk: resumed where it stopped, checked against its etag.
 
-use super::checksum::Checksum;
+use super::checksum::{Checksum, Sum};
 use super::client::{Client, Failure, Metadata, number, text};
 use super::progress::{Progress, megabytes};
 use anyhow::{Context, Result, anyhow};
@@ -29,7 +29,7 @@ struct Download<'a> {
 }
 
 /// Brings the bytes of `url` into the partial file `path`, continuing what is there, until they are complete, have
-/// the right checksum and are on the disk.
+/// the right checksum, which is returned, and are on the disk.
 ///
 /// # Errors
 /// On a full disk and on a network that stays broken, where the partial file stays; on a wrong length or checksum,
@@ -40,7 +40,7 @@ pub(super) fn download(
     metadata: &Metadata,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<Option<Sum>> {
     let name = url.rsplit('/').next().unwrap_or(url);
     let file = OpenOptions::new().read(true).append(true).create(true).open(path);
     let file = file.with_context(|| format!("cannot create {}", path.display()))?;
@@ -49,9 +49,9 @@ pub(super) fn download(
     download.read_partial()?;
     progress.start(name, metadata.size, download.done);
     client.retry(progress, || download.attempt())?;
-    download.complete()?;
+    let sum = download.complete()?;
     progress.finish();
-    Ok(())
+    Ok(sum)
 }
 
 impl Download<'_> {
@@ -163,12 +163,16 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn complete(&mut self) -> Result<()> {
-        let checksum = std::mem::replace(&mut self.checksum, Checksum::None);
-        if let Some(found) = checksum.hex().filter(|found| !found.eq_ignore_ascii_case(&self.metadata.etag)) {
-            return Err(self.discard(&format!("the checksum is {found}, expected {}", self.metadata.etag)));
+    fn complete(&mut self) -> Result<Option<Sum>> {
+        let found = std::mem::replace(&mut self.checksum, Checksum::None).finish();
+        let expected = &self.metadata.etag;
+        if let Some(Sum { hex, .. }) =
+            found.as_ref().filter(|found| !found.hex.eq_ignore_ascii_case(expected))
+        {
+            return Err(self.discard(&format!("the checksum is {hex}, expected {expected}")));
         }
-        self.file.sync_all().map_err(|e| self.unwritable(&e))
+        self.file.sync_all().map_err(|e| self.unwritable(&e))?;
+        Ok(found)
     }
 
     fn wrong_length(&self, found: u64) -> anyhow::Error {

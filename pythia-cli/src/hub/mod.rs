@@ -6,6 +6,7 @@ mod client;
 mod download;
 mod evict;
 mod held;
+pub(crate) mod known_sums;
 pub mod name;
 pub mod progress;
 mod pull;
@@ -20,6 +21,7 @@ pub use pull::Plan;
 use anyhow::{Context, Result, bail, ensure};
 use cache::{Cached, PYTORCH, Repo, SAFETENSORS};
 use client::{Client, Metadata};
+use known_sums::KnownSums;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub struct Hub {
     client: Client,
     cache: PathBuf,
     offline: bool,
+    /// Told of what is downloaded.
+    known_sums: KnownSums,
 }
 
 /// How a [`Hub`] is reached. [`Hub::from_env`] reads it from the environment; tests set it.
@@ -54,6 +58,7 @@ pub struct Builder {
     offline: bool,
     stall: Duration,
     first_wait: Duration,
+    known_sums: KnownSums,
 }
 
 impl Builder {
@@ -68,6 +73,7 @@ impl Builder {
             offline: false,
             stall: Duration::from_mins(1),
             first_wait: Duration::from_secs(1),
+            known_sums: KnownSums::default(),
         }
     }
 
@@ -166,7 +172,7 @@ impl Builder {
             .timeout_per_read(Some(self.stall))
             .timeout_per_write(Some(self.stall));
         let client = Client::new(&self.endpoint, self.token, config, self.first_wait)?;
-        Ok(Hub { client, cache: self.cache, offline: self.offline })
+        Ok(Hub { client, cache: self.cache, offline: self.offline, known_sums: self.known_sums })
     }
 }
 
@@ -197,6 +203,7 @@ impl Hub {
             Builder::from_vars(&|name| std::env::var_os(name), std::env::home_dir().as_deref())?;
         builder.proxy = ureq::Proxy::try_from_env();
         builder.offline |= offline;
+        builder.known_sums = KnownSums::of_user();
         builder.build()
     }
 
@@ -312,8 +319,12 @@ impl Hub {
             return Ok(());
         }
         let url = self.client.file_url(id, commit, file);
-        download::download(&self.client, &url, metadata, &partial.path, progress)?;
-        cache::rename(&partial.path, &blob).with_context(|| format!("cannot write {}", blob.display()))
+        let sum = download::download(&self.client, &url, metadata, &partial.path, progress)?;
+        cache::rename(&partial.path, &blob).with_context(|| format!("cannot write {}", blob.display()))?;
+        if let Some(sum) = sum {
+            self.known_sums.note(&sum);
+        }
+        Ok(())
     }
 }
 

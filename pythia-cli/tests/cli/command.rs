@@ -24,10 +24,10 @@ pub(crate) fn pythia() -> Command {
     command
 }
 
-/// The same, with a Hub at `url` and the cache in `home`.
+/// The same, with a Hub at `url` and the caches in `home`.
 pub(crate) fn pythia_at(url: &str, home: &Path, args: &[&str]) -> Command {
     let mut command = pythia();
-    command.env("HF_ENDPOINT", url).env("HF_HOME", home).args(args);
+    command.env("HF_ENDPOINT", url).env("HF_HOME", home).env("XDG_CACHE_HOME", home.join("cache")).args(args);
     command
 }
 

@@ -262,6 +262,53 @@ fn a_changed_byte_is_found_and_pulling_again_mends_it() {
 }
 
 #[test]
+fn what_was_checked_before_is_checked_by_a_faster_sum() {
+    let world = World::pulled(&[4, 8]);
+    let note = |step: u64| {
+        world.home.path().join("cache/pythia-cli/checksums").join(etag("model.safetensors", &weights(step)))
+    };
+    // Whether the weights' checksums followed from the faster ones, and whether they are right.
+    let verify = |args: &[&str]| {
+        let told = world.verify(&[&["14m", "--offline"], args].concat());
+        let weights = |c: &Value| c["files"][1].clone();
+        let files: Vec<_> = told.checkpoints.iter().map(weights).collect();
+        let [first, second] = &files[..] else { panic!("{files:?}") };
+        assert!(files.iter().all(|file| file["name"] == "model.safetensors"));
+        assert_eq!(told.code == Some(0), files.iter().all(|file| file["checksum"] == file["expected"]));
+        [first, second].map(|file| (file["quick"].as_bool().unwrap(), file["checksum"] == file["expected"]))
+    };
+    // The download has left notes, and so does checking where there are none.
+    assert_eq!(verify(&[]), [(true, true); 2]);
+    assert_eq!(verify(&["--full"]), [(false, true); 2]);
+    fs::remove_file(note(4)).unwrap();
+    assert_eq!(verify(&[]), [(false, true), (true, true)]);
+    assert_eq!(verify(&[]), [(true, true); 2]);
+    // A note that is wrong makes no file damaged.
+    let right = fs::read(note(4)).unwrap();
+    for wrong in [&*fs::read(note(8)).unwrap(), b"", &right[1..]] {
+        fs::write(note(4), wrong).unwrap();
+        assert_eq!(verify(&[]), [(false, true), (true, true)]);
+        assert_eq!(fs::read(note(4)).unwrap(), right);
+    }
+    // A byte anywhere.
+    let bytes = weights(8);
+    for place in [0, bytes.len() / 2, bytes.len() - 1] {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 0x10;
+        fs::write(world.blob(8), bytes).unwrap();
+        for args in [&[][..], &["--full"]] {
+            assert_eq!(verify(args)[1], (false, false), "{place} {args:?}");
+        }
+    }
+    fs::write(world.blob(8), bytes).unwrap();
+    assert_eq!(verify(&[]), [(true, true); 2]);
+    let table = text(&world.run(&["verify", "14m", "--offline"]).stdout);
+    assert!(table.contains("; checksums known from before: --full computes them again"), "{table}");
+    let table = text(&world.run(&["verify", "14m", "--offline", "--full"]).stdout);
+    assert!(!table.contains("--full"), "{table}");
+}
+
+#[test]
 fn a_file_that_is_cut_off_is_found_by_its_size_and_is_no_model() {
     let world = World::pulled(&[4, 8]);
     fs::write(world.blob(8), &weights(8)[..100]).unwrap();

@@ -6,9 +6,10 @@ use crate::{Config, TensorFile};
 use pythia_tensor::ops::sum_of_squares;
 use pythia_tensor::{Crew, DType};
 use std::collections::{HashMap, HashSet};
+use std::hash::Hasher as _;
 use std::ops::Range;
 use std::path::Path;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 /// Bytes whose squares are summed by themselves, counted from the start of a tensor: a sum must not depend on where the pieces
 /// end that its bytes come in. A whole number of the kernel's own pieces, in each type.
@@ -16,7 +17,7 @@ const STEP: usize = 2048;
 
 /// A tensor, whose bytes come in any pieces.
 pub(super) struct TensorSum {
-    hash: Xxh3,
+    hash: XxHash3_64,
     norm: Option<Norm>,
 }
 
@@ -32,11 +33,11 @@ impl TensorSum {
     /// Without its norm, which takes time, that is said to be 0.
     pub(super) fn new(dtype: DType, with_norm: bool) -> Self {
         let norm = with_norm.then(|| Norm { dtype, begun: Vec::new(), squares: 0.0 });
-        Self { hash: Xxh3::new(), norm }
+        Self { hash: XxHash3_64::new(), norm }
     }
 
     pub(super) fn update(&mut self, crew: &Crew<'_>, bytes: &[u8]) {
-        self.hash.update(bytes);
+        self.hash.write(bytes);
         if let Some(norm) = &mut self.norm {
             norm.update(crew, bytes);
         }
@@ -45,7 +46,7 @@ impl TensorSum {
     pub(super) fn finish(self, crew: &Crew<'_>) -> Part {
         let squares =
             self.norm.map_or(0.0, |norm| norm.squares + sum_of_squares(crew, norm.dtype, &norm.begun));
-        Part { norm: squares.sqrt(), hash: self.hash.digest() }
+        Part { norm: squares.sqrt(), hash: self.hash.finish() }
     }
 }
 

@@ -4,9 +4,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
+use std::hash::Hasher as _;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use twox_hash::XxHash3_64;
 
 /// An XXH3 hash of 64 bits, in hexadecimal digits. It tells damage, not malice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,27 +35,27 @@ impl Checksum {
     /// Of all bytes: the hash of the hashes of their blocks of 1 MB.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let blocks: Vec<[u8; 8]> =
-            bytes.par_chunks(BLOCK).map(|block| xxh3_64(block).to_le_bytes()).collect();
-        Self::new(xxh3_64(blocks.as_flattened()))
+            bytes.par_chunks(BLOCK).map(|block| XxHash3_64::oneshot(block).to_le_bytes()).collect();
+        Self::new(XxHash3_64::oneshot(blocks.as_flattened()))
     }
 
     /// Of a sample: four pages from the first to the last, as far apart as can be; everything if that is no more.
     pub(super) fn of_sample(bytes: &[u8]) -> Self {
-        let mut hash = Xxh3::new();
-        pages(bytes.len()).for_each(|page| hash.update(&bytes[page]));
-        Self::new(hash.digest())
+        let mut hash = XxHash3_64::new();
+        pages(bytes.len()).for_each(|page| hash.write(&bytes[page]));
+        Self::new(hash.finish())
     }
 
     /// The same of the `len` bytes of a file from `start` on, which are read.
     pub(super) fn of_sample_of_file(mut file: &File, start: u64, len: usize) -> io::Result<Self> {
-        let mut hash = Xxh3::new();
+        let mut hash = XxHash3_64::new();
         for page in pages(len) {
             let mut bytes = vec![0; page.len()];
             file.seek(SeekFrom::Start(start + page.start as u64))?;
             file.read_exact(&mut bytes)?;
-            hash.update(&bytes);
+            hash.write(&bytes);
         }
-        Ok(Self::new(hash.digest()))
+        Ok(Self::new(hash.finish()))
     }
 }
 

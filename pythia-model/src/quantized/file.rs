@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 const MAGIC: &[u8; 8] = b"pythia q";
 
@@ -151,7 +151,7 @@ fn front(header: &Header) -> io::Result<Vec<u8>> {
     let mut json = serde_json::to_vec(header)?;
     json.resize((PREFIX + json.len()).next_multiple_of(PAGE) - PREFIX, b' ');
     let versions = [FORMAT, Quantized::LAYOUT].map(u32::to_le_bytes);
-    let numbers = [json.len() as u64, xxh3_64(&json)].map(u64::to_le_bytes);
+    let numbers = [json.len() as u64, XxHash3_64::oneshot(&json)].map(u64::to_le_bytes);
     Ok([&MAGIC[..], versions.as_flattened(), numbers.as_flattened(), &json].concat())
 }
 
@@ -218,7 +218,7 @@ fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
     let Some(json) = json else {
         return Err(format!("a header of {n} bytes does not fit: the file is damaged or cut short"));
     };
-    let found = xxh3_64(json);
+    let found = XxHash3_64::oneshot(json);
     if found != expected {
         return Err(format!("the header is damaged: its checksum is {found:016x}, expected {expected:016x}"));
     }

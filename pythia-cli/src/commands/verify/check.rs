@@ -1,10 +1,11 @@
 //! The reading: checksums of files and fingerprints of checkpoints, on all cores.
 
 use crate::bar::Bar;
-use crate::direct;
 use crate::hub::checksum::Checksum;
+use crate::hub::known_sums::KnownSums;
 use crate::hub::{Held, HeldFile, Upstream};
 use crate::parallel::in_parallel;
+use crate::whole_file::{self, From};
 use anyhow::Context as _;
 use pythia_model::fingerprint::{FileSums, Fingerprint, Summed};
 use pythia_model::quantized::Progress;
@@ -16,16 +17,33 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 use std::time::Instant;
+use twox_hash::XxHash3_128;
 
 /// What reading the files brought. What could not be read has the error's text.
 pub(super) struct Checked {
     /// The checksum of each file that has an expected one which says something, by path.
-    pub(super) sums: HashMap<PathBuf, Result<String, String>>,
+    pub(super) sums: HashMap<PathBuf, Result<Sum, String>>,
     /// For each checkpoint, unless it lacks something.
     pub(super) fingerprints: Vec<Option<Result<Arc<Fingerprint>, String>>>,
     /// Bytes that were read.
     pub(super) bytes: u64,
     pub(super) seconds: f64,
+}
+
+/// The checksum of a file.
+#[derive(Debug)]
+pub(super) struct Sum {
+    pub(super) hex: String,
+    /// Whether the file has the XXH3 of the bytes that are known to have this checksum.
+    pub(super) quick: bool,
+}
+
+/// How files are checked.
+#[derive(Debug)]
+pub(super) struct How {
+    /// Whether by their own checksums in any case, and as they are on the disk.
+    pub(super) full: bool,
+    pub(super) known: KnownSums,
 }
 
 /// Bytes that are in a core's own cache the second time.
@@ -55,7 +73,7 @@ enum Task<'h> {
 
 /// What came of a task.
 struct Done {
-    sum: Option<(PathBuf, Result<String, String>)>,
+    sum: Option<(PathBuf, Result<Sum, String>)>,
     fingerprints: Vec<(usize, Result<Fingerprint, String>)>,
 }
 
@@ -68,10 +86,10 @@ pub(super) fn expected(file: &HeldFile, upstream: Option<&Upstream>) -> Option<S
 /// Reads everything once: what several checkpoints share is not read again. Each thread has a file, and waits for the disk or adds
 /// up; there are more of them than cores, so that the disk always has requests and the cores always have bytes. A file's matrices
 /// are summed with it, and who reads the last of a checkpoint's files makes the fingerprint.
-pub(super) fn check(held: &[Held], upstream: Option<&[Upstream]>) -> Checked {
+pub(super) fn check(held: &[Held], upstream: Option<&[Upstream]>, how: &How) -> Checked {
     let same = owners(held);
     let tasks = tasks(held, upstream, &same);
-    let reader = Reader::new(held, &tasks);
+    let reader = Reader::new(held, &tasks, how);
     let total = tasks.iter().map(|task| reader.bytes(task)).sum();
     let (bar, done) = (Bar::new("verifying", "every byte is read"), AtomicU64::new(0));
     bar.show(Progress { done: 0, total });
@@ -93,6 +111,7 @@ pub(super) fn check(held: &[Held], upstream: Option<&[Upstream]>) -> Checked {
 /// What the threads share.
 struct Reader<'h> {
     held: &'h [Held],
+    how: &'h How,
     /// Files that each checkpoint's fingerprint still waits for.
     missing: Vec<AtomicUsize>,
     /// The sums of the matrices of each file that has been read.
@@ -100,9 +119,10 @@ struct Reader<'h> {
 }
 
 impl<'h> Reader<'h> {
-    fn new(held: &'h [Held], tasks: &[Task<'h>]) -> Self {
+    fn new(held: &'h [Held], tasks: &[Task<'h>], how: &'h How) -> Self {
         let mut reader = Self {
             held,
+            how,
             missing: held.iter().map(|_| AtomicUsize::new(0)).collect(),
             summed: HashMap::new(),
         };
@@ -152,25 +172,58 @@ impl<'h> Reader<'h> {
     }
 
     /// The checksum of a file; the sums of its matrices are kept.
-    fn sum(&self, reading: &Reading<'h>, read: &dyn Fn(u64)) -> anyhow::Result<Option<String>> {
-        let &Reading { path, ref etag, bytes, checkpoint, name, .. } = reading;
+    fn sum(&self, reading: &Reading<'h>, read: &dyn Fn(u64)) -> anyhow::Result<Option<Sum>> {
+        let &Reading { ref etag, bytes, .. } = reading;
+        let expected = self.how.known.get(etag).filter(|_| !self.how.full);
+        if let Some(expected) = expected {
+            let mut xxh3 = XxHash3_128::new();
+            let summed = self.read(reading, &mut |part| xxh3.write(part), read)?;
+            if xxh3.finish_128() == expected {
+                self.keep(reading, summed);
+                return Ok(Some(Sum { hex: etag.clone(), quick: true }));
+            }
+        }
+        // What differs is read again, as its own checksum is to be told; it has been counted.
+        let read = if expected.is_some() { &|_| () } else { read };
+        let mut checksum = Checksum::new(etag, bytes);
+        let summed = self.read(reading, &mut |part| checksum.update(part), read)?;
+        self.keep(reading, summed);
+        let Some(sum) = checksum.finish() else { return Ok(None) };
+        if sum.hex == *etag {
+            self.how.known.note(&sum);
+        }
+        Ok(Some(Sum { hex: sum.hex, quick: false }))
+    }
+
+    /// Reads a file; the sums of its matrices, if a fingerprint needs them.
+    fn read(
+        &self,
+        reading: &Reading<'h>,
+        update: &mut dyn FnMut(&[u8]),
+        read: &dyn Fn(u64),
+    ) -> anyhow::Result<Summed> {
+        let &Reading { path, checkpoint, name, .. } = reading;
         let held = self.held.get(checkpoint).filter(|_| !reading.wanted_by.is_empty());
         let config = held.and_then(|held| Config::of_model(&held.folder).ok());
         let mut sums = config.map(|config| FileSums::new(path, name, &config)).unwrap_or_default();
-        let mut checksum = Checksum::new(etag, bytes);
+        let from = if self.how.full { From::Disk } else { From::Nearest };
         // The cores each have work of their own.
         Team::new(1)?.enter(|crew| {
             let piece = |bytes: &[u8]| {
                 for part in bytes.chunks(IN_CACHE) {
-                    checksum.update(part);
+                    update(part);
                     sums.update(crew, part);
                 }
                 read(bytes.len() as u64);
             };
-            direct::read(path, piece).with_context(|| format!("cannot read {}", path.display()))?;
-            self.summed.get(path).map(|place| place.set(sums.finish(crew)));
-            Ok(checksum.hex())
+            whole_file::read(path, from, piece).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(sums.finish(crew))
         })
+    }
+
+    fn keep(&self, reading: &Reading<'h>, summed: Summed) {
+        // Each file is read by one task.
+        self.summed.get(reading.path).map(|place| place.set(summed));
     }
 
     /// The fingerprint of a checkpoint, from the sums of its files and what they have besides.
@@ -244,11 +297,16 @@ mod tests {
             let bytes = fs::read(Path::new("assets/mini").join(name)).unwrap();
             let mut checksum = Checksum::new(&"0".repeat(64), bytes.len() as u64);
             checksum.update(&bytes);
-            let blob = checksum.hex().unwrap();
+            let blob = checksum.finish().unwrap().hex;
             fs::write(blobs.join(&blob), bytes).unwrap();
             symlink(Path::new("../../blobs").join(blob), snapshot.join(name)).unwrap();
         }
         Held::of_folder(&snapshot).unwrap()
+    }
+
+    /// With notes of its own.
+    fn how(folder: &Path) -> How {
+        How { full: false, known: KnownSums::in_folder(&folder.join("notes")) }
     }
 
     #[test]
@@ -256,7 +314,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = [held(folder.path())];
         let tasks = tasks(&held, None, &owners(&held));
-        let (reader, read) = (Reader::new(&held, &tasks), Cell::new(0));
+        let how = how(folder.path());
+        let (reader, read) = (Reader::new(&held, &tasks, &how), Cell::new(0));
         let count = |n| read.set(read.get() + n);
         let done: Vec<Done> = tasks.iter().map(|task| reader.work(task, &count)).collect();
         assert_eq!(read.get(), held[0].files.iter().filter_map(|file| file.bytes).sum::<u64>());
@@ -266,7 +325,7 @@ mod tests {
         let again = reader.fingerprint(&held[0], &count).unwrap();
         assert_eq!((read.get(), again.hash), (0, made.hash));
         // As by somebody who reads all of it.
-        let alone = Reader::new(&held, &[]).fingerprint(&held[0], &count).unwrap();
+        let alone = Reader::new(&held, &[], &how).fingerprint(&held[0], &count).unwrap();
         assert!(read.get() > 0);
         let parts = |f: &Fingerprint| (f.hash, f.embedding, f.layer, f.unembedding);
         assert_eq!(parts(made), parts(&alone));
@@ -279,7 +338,7 @@ mod tests {
         let weights = held[0].files.iter().find(|file| file.name == "model.safetensors").unwrap();
         // It was there when the cache was listed.
         fs::remove_file(&weights.path).unwrap();
-        let checked = check(&held, None);
+        let checked = check(&held, None, &how(folder.path()));
         assert!(checked.sums.get(&weights.path).unwrap().as_ref().unwrap_err().starts_with("cannot read"));
         assert_eq!((checked.sums.len(), checked.fingerprints[0].is_none()), (2, true));
     }

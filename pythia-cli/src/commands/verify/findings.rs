@@ -1,6 +1,6 @@
 //! What is wrong, or looks wrong, with checkpoints.
 
-use super::check::{Checked, expected};
+use super::check::{Checked, Sum, expected};
 use crate::hub::{Held, HeldFile, Upstream};
 use crate::output::list;
 use pythia_model::Fingerprint;
@@ -147,9 +147,9 @@ fn judge(file: &HeldFile, upstream: Option<&Upstream>, checked: &Checked) -> Opt
     }
     match checked.sums.get(&file.path)? {
         Err(error) => Some((Kind::Unreadable, error.clone())),
-        Ok(sum) => {
-            let expected = expected(file, upstream).filter(|expected| !expected.eq_ignore_ascii_case(sum))?;
-            let text = format!("the checksum is {sum}, expected {expected}: delete {path} and pull again");
+        Ok(Sum { hex, .. }) => {
+            let expected = expected(file, upstream).filter(|expected| !expected.eq_ignore_ascii_case(hex))?;
+            let text = format!("the checksum is {hex}, expected {expected}: delete {path} and pull again");
             Some((Kind::Checksum, text))
         }
     }

@@ -1,9 +1,9 @@
 //! What `verify` tells: a table and the findings, or JSON.
 
-use super::check::{Checked, expected};
+use super::check::{Checked, Sum, expected};
 use super::findings::Finding;
 use crate::hub::progress::gigabytes;
-use crate::hub::{Held, Upstream};
+use crate::hub::{Held, HeldFile, Upstream};
 use crate::output::{Out, list};
 use crate::style::{Paint, Style, column};
 use anyhow::Result;
@@ -44,6 +44,8 @@ struct File<'a> {
     expected: Option<String>,
     /// None if it was not read.
     checksum: Option<&'a str>,
+    /// Whether the checksum follows from the file's XXH3, and was not computed.
+    quick: Option<bool>,
 }
 
 /// A fingerprint, its hashes in hexadecimal digits, as numbers in JSON have no 64 bits.
@@ -83,7 +85,8 @@ impl Report {
                 name: &file.name,
                 bytes: file.bytes,
                 expected: expected(file, upstream),
-                checksum: self.checked.sums.get(&file.path).and_then(|sum| sum.as_deref().ok()),
+                checksum: self.sum(file).map(|sum| &*sum.hex),
+                quick: self.sum(file).map(|sum| sum.quick),
             });
             out.json(&Checkpoint {
                 revision: &held.revision,
@@ -116,7 +119,10 @@ impl Report {
         lines.extend(self.other_defects());
         let (bytes, seconds) = (self.checked.bytes, self.checked.seconds);
         let speed = bytes as f64 / 1e9 / seconds.max(1e-9);
-        let read = format!("{} read in {seconds:.1} s ({speed:.2} GB/s)", gigabytes(bytes));
+        let quick = self.checked.sums.values().flatten().any(|sum| sum.quick);
+        let quick =
+            if quick { "; checksums known from before: --full computes them again" } else { "" };
+        let read = format!("{} read in {seconds:.1} s ({speed:.2} GB/s){quick}", gigabytes(bytes));
         let count = self.held.len();
         let with = match (&self.upstream, self.model) {
             (Some(_), _) => ", compared with the Hub",
@@ -160,6 +166,10 @@ impl Report {
 
     fn defects(&self, revision: &str) -> impl Iterator<Item = &'static Defect> {
         self.model.into_iter().flat_map(move |model| model.defects(revision).collect::<Vec<_>>())
+    }
+
+    fn sum(&self, file: &HeldFile) -> Option<&Sum> {
+        self.checked.sums.get(&file.path)?.as_ref().ok()
     }
 
     fn fingerprint(&self, c: usize) -> Option<&Fingerprint> {

@@ -5,7 +5,7 @@ use crate::synth;
 use proptest::prelude::*;
 use std::fs::File;
 use std::time::{Duration, SystemTime};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 impl World {
     /// With a file of int8.
@@ -56,7 +56,7 @@ fn header_len(bytes: &[u8]) -> usize {
 
 /// Puts the right checksum before the header.
 fn seal(bytes: &mut [u8]) {
-    let hash = xxh3_64(&bytes[32..32 + header_len(bytes)]);
+    let hash = XxHash3_64::oneshot(&bytes[32..32 + header_len(bytes)]);
     bytes[24..32].copy_from_slice(&hash.to_le_bytes());
 }
 
