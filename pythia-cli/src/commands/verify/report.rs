@@ -120,8 +120,7 @@ impl Report {
         let (bytes, seconds) = (self.checked.bytes, self.checked.seconds);
         let speed = bytes as f64 / 1e9 / seconds.max(1e-9);
         let quick = self.checked.sums.values().flatten().any(|sum| sum.quick);
-        let quick =
-            if quick { "; checksums known from before: --full computes them again" } else { "" };
+        let quick = if quick { "; checksums known from before: --full computes them again" } else { "" };
         let read = format!("{} read in {seconds:.1} s ({speed:.2} GB/s){quick}", gigabytes(bytes));
         let count = self.held.len();
         let with = match (&self.upstream, self.model) {
