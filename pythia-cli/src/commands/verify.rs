@@ -25,9 +25,10 @@ Without --steps and --revision, every revision in the Hugging Face cache is chec
 checksum, which is the name of its blob in the cache; with the network, sizes and checksums are compared with those of the \
 Hub too. A blob that revisions share is read once.
 
-A SHA-256 is computed once, by `pull` or here, and the file's XXH3 beside it, which is noted in ~/.cache/pythia-cli/checksums. Next time \
-every byte is read again, from memory if the system has it there, but for the XXH3 alone, ten times as fast: it tells accidents, not \
-malice. --full computes the SHA-256 again, of what is on the disk.
+Each download, and each check, notes the XXH3 of what has the right SHA-256, in ~/.cache/pythia-cli/checksums, which may be deleted. \
+The next check reads every byte again, but computes only XXH3, and takes a file that the system has in memory from there. That finds \
+accidents, not malice: for files from elsewhere there is --full, which computes SHA-256, of what is on the disk where the system can \
+read past its memory.
 
 A checkpoint's fingerprint is the norm and a hash of its embedding, its middle layer and its unembedding. From the hashes of all \
 matrices follow the findings: steps with the same weights, a step that equals the final model, shards from different steps. They \
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     /// Do not ask the Hub
     #[arg(long)]
     offline: bool,
-    /// Compute every checksum, also of what was downloaded or checked before, from what is on the disk itself
+    /// Compute SHA-256 also of what was downloaded or checked before, from the disk itself
     #[arg(long)]
     full: bool,
     /// One JSON object a line on stdout, and nothing else there

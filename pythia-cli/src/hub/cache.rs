@@ -271,7 +271,7 @@ fn create_parent(path: &Path) -> Result<()> {
 }
 
 /// Writes a small file whole: temporary file, fsync, rename.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     through_temporary(path, |file| file.write_all(bytes))
 }
 

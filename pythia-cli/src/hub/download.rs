@@ -1,6 +1,6 @@
 //! One blob's way to the disk: resumed where it stopped, checked against its etag.
 
-use super::checksum::{Checksum, Sum};
+use super::checksum::{Checksum, Digest};
 use super::client::{Client, Failure, Metadata, number, text};
 use super::progress::{Progress, megabytes};
 use anyhow::{Context, Result, anyhow};
@@ -40,7 +40,7 @@ pub(super) fn download(
     metadata: &Metadata,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<Option<Sum>> {
+) -> Result<Option<Digest>> {
     let name = url.rsplit('/').next().unwrap_or(url);
     let file = OpenOptions::new().read(true).append(true).create(true).open(path);
     let file = file.with_context(|| format!("cannot create {}", path.display()))?;
@@ -163,11 +163,11 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn complete(&mut self) -> Result<Option<Sum>> {
+    fn complete(&mut self) -> Result<Option<Digest>> {
         let found = std::mem::replace(&mut self.checksum, Checksum::None).finish();
         let expected = &self.metadata.etag;
-        if let Some(Sum { hex, .. }) =
-            found.as_ref().filter(|found| !found.hex.eq_ignore_ascii_case(expected))
+        if let Some(Digest { hex, .. }) = &found
+            && !hex.eq_ignore_ascii_case(expected)
         {
             return Err(self.discard(&format!("the checksum is {hex}, expected {expected}")));
         }

@@ -43,7 +43,7 @@ pub struct Hub {
     client: Client,
     cache: PathBuf,
     offline: bool,
-    /// Told of what is downloaded.
+    /// Where the XXH3 of each download is noted.
     known_sums: KnownSums,
 }
 
@@ -58,7 +58,6 @@ pub struct Builder {
     offline: bool,
     stall: Duration,
     first_wait: Duration,
-    known_sums: KnownSums,
 }
 
 impl Builder {
@@ -73,7 +72,6 @@ impl Builder {
             offline: false,
             stall: Duration::from_mins(1),
             first_wait: Duration::from_secs(1),
-            known_sums: KnownSums::default(),
         }
     }
 
@@ -172,7 +170,7 @@ impl Builder {
             .timeout_per_read(Some(self.stall))
             .timeout_per_write(Some(self.stall));
         let client = Client::new(&self.endpoint, self.token, config, self.first_wait)?;
-        Ok(Hub { client, cache: self.cache, offline: self.offline, known_sums: self.known_sums })
+        Ok(Hub { client, cache: self.cache, offline: self.offline, known_sums: KnownSums::default() })
     }
 }
 
@@ -194,7 +192,8 @@ fn read_token(path: &Path) -> Result<Option<String>> {
 
 impl Hub {
     /// The Hub as the environment describes it: see [`Builder::from_vars`]; proxies from `https_proxy`,
-    /// `http_proxy`, `all_proxy` and `no_proxy`. Offline if `offline` or `HF_HUB_OFFLINE` says so.
+    /// `http_proxy`, `all_proxy` and `no_proxy`. Offline if `offline` or `HF_HUB_OFFLINE` says so. Checksums of what is
+    /// downloaded are noted in `~/.cache/pythia-cli`.
     ///
     /// # Errors
     /// If a variable makes no sense; the error names it.
@@ -203,8 +202,7 @@ impl Hub {
             Builder::from_vars(&|name| std::env::var_os(name), std::env::home_dir().as_deref())?;
         builder.proxy = ureq::Proxy::try_from_env();
         builder.offline |= offline;
-        builder.known_sums = KnownSums::of_user();
-        builder.build()
+        Ok(Self { known_sums: KnownSums::of_user(), ..builder.build()? })
     }
 
     /// Whether the network is forbidden.
@@ -319,11 +317,9 @@ impl Hub {
             return Ok(());
         }
         let url = self.client.file_url(id, commit, file);
-        let sum = download::download(&self.client, &url, metadata, &partial.path, progress)?;
+        let digest = download::download(&self.client, &url, metadata, &partial.path, progress)?;
         cache::rename(&partial.path, &blob).with_context(|| format!("cannot write {}", blob.display()))?;
-        if let Some(sum) = sum {
-            self.known_sums.note(&sum);
-        }
+        digest.iter().for_each(|digest| self.known_sums.note(digest));
         Ok(())
     }
 }

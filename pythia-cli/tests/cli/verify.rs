@@ -267,27 +267,32 @@ fn what_was_checked_before_is_checked_by_a_faster_sum() {
     let note = |step: u64| {
         world.home.path().join("cache/pythia-cli/checksums").join(etag("model.safetensors", &weights(step)))
     };
-    // Whether the weights' checksums followed from the faster ones, and whether they are right.
+    // What was computed of the weights, and whether it was right.
     let verify = |args: &[&str]| {
         let told = world.verify(&[&["14m", "--offline"], args].concat());
-        let weights = |c: &Value| c["files"][1].clone();
-        let files: Vec<_> = told.checkpoints.iter().map(weights).collect();
-        let [first, second] = &files[..] else { panic!("{files:?}") };
-        assert!(files.iter().all(|file| file["name"] == "model.safetensors"));
-        assert_eq!(told.code == Some(0), files.iter().all(|file| file["checksum"] == file["expected"]));
-        [first, second].map(|file| (file["quick"].as_bool().unwrap(), file["checksum"] == file["expected"]))
+        assert_eq!(told.checkpoints.len(), 2);
+        let files = [0, 1].map(|c| told.checkpoints[c]["files"].clone());
+        assert!(files.iter().all(|files| files[0]["name"] == "config.json" && files[0]["by"] == "sha1"));
+        let right = |file: &Value| file["checksum"] == file["expected"];
+        assert_eq!(told.code == Some(0), files.iter().all(|files| right(&files[1])));
+        let fingerprints = [0, 1].map(|c| told.checkpoints[c]["fingerprint"].clone());
+        let found = files.map(|files| (files[1]["by"].as_str().unwrap().to_owned(), right(&files[1])));
+        (found, fingerprints)
     };
+    let by = |kinds: [&str; 2]| kinds.map(|kind| (kind.to_owned(), true));
+    let sums = |args: &[&str]| verify(args).0;
     // The download has left notes, and so does checking where there are none.
-    assert_eq!(verify(&[]), [(true, true); 2]);
-    assert_eq!(verify(&["--full"]), [(false, true); 2]);
+    let (found, fingerprints) = verify(&[]);
+    assert_eq!(found, by(["xxh3"; 2]));
+    assert_eq!(verify(&["--full"]), (by(["sha256"; 2]), fingerprints));
     fs::remove_file(note(4)).unwrap();
-    assert_eq!(verify(&[]), [(false, true), (true, true)]);
-    assert_eq!(verify(&[]), [(true, true); 2]);
+    assert_eq!(sums(&[]), by(["sha256", "xxh3"]));
+    assert_eq!(sums(&[]), by(["xxh3"; 2]));
     // A note that is wrong makes no file damaged.
     let right = fs::read(note(4)).unwrap();
     for wrong in [&*fs::read(note(8)).unwrap(), b"", &right[1..]] {
         fs::write(note(4), wrong).unwrap();
-        assert_eq!(verify(&[]), [(false, true), (true, true)]);
+        assert_eq!(sums(&[]), by(["sha256", "xxh3"]));
         assert_eq!(fs::read(note(4)).unwrap(), right);
     }
     // A byte anywhere.
@@ -297,13 +302,13 @@ fn what_was_checked_before_is_checked_by_a_faster_sum() {
         bytes[place] ^= 0x10;
         fs::write(world.blob(8), bytes).unwrap();
         for args in [&[][..], &["--full"]] {
-            assert_eq!(verify(args)[1], (false, false), "{place} {args:?}");
+            assert_eq!(sums(args)[1], ("sha256".to_owned(), false), "{place} {args:?}");
         }
     }
     fs::write(world.blob(8), bytes).unwrap();
-    assert_eq!(verify(&[]), [(true, true); 2]);
+    assert_eq!(sums(&[]), by(["xxh3"; 2]));
     let table = text(&world.run(&["verify", "14m", "--offline"]).stdout);
-    assert!(table.contains("; checksums known from before: --full computes them again"), "{table}");
+    assert!(table.contains("; 2 of 4 files by XXH3, --full computes SHA-256"), "{table}");
     let table = text(&world.run(&["verify", "14m", "--offline", "--full"]).stdout);
     assert!(!table.contains("--full"), "{table}");
 }

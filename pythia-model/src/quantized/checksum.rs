@@ -79,6 +79,17 @@ mod tests {
     use std::io::Write;
 
     #[test]
+    fn hashes_are_those_of_everybody() {
+        // By another implementation.
+        let bytes: Vec<u8> = (0..100_000_usize).map(|i| ((i * i) >> 7) as u8).collect();
+        for (bytes, hash) in [(&[][..], 0x2d06_8005_38d3_94c2), (&bytes, 0xad76_882b_407c_13f9)] {
+            let mut pieces = XxHash3_64::new();
+            bytes.chunks(1001).for_each(|piece| pieces.write(piece));
+            assert_eq!((XxHash3_64::oneshot(bytes), pieces.finish()), (hash, hash));
+        }
+    }
+
+    #[test]
     fn every_byte_counts_and_of_a_sample_those_of_its_pages() {
         let mut bytes: Vec<u8> = (0..3 * BLOCK + 5).map(|i| (i * 7 % 251) as u8).collect();
         let (all, sample) = (Checksum::of(&bytes), Checksum::of_sample(&bytes));

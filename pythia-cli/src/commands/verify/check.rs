@@ -5,12 +5,13 @@ use crate::hub::checksum::Checksum;
 use crate::hub::known_sums::KnownSums;
 use crate::hub::{Held, HeldFile, Upstream};
 use crate::parallel::in_parallel;
-use crate::whole_file::{self, From};
-use anyhow::Context as _;
+use crate::whole_file::{self, ReadFrom};
+use anyhow::{Context as _, ensure};
 use pythia_model::fingerprint::{FileSums, Fingerprint, Summed};
 use pythia_model::quantized::Progress;
 use pythia_model::{Config, FileStamp, Weights};
 use pythia_tensor::Team;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ pub(super) struct Checked {
     pub(super) sums: HashMap<PathBuf, Result<Sum, String>>,
     /// For each checkpoint, unless it lacks something.
     pub(super) fingerprints: Vec<Option<Result<Arc<Fingerprint>, String>>>,
-    /// Bytes that were read.
+    /// Bytes that were read, those of each file once.
     pub(super) bytes: u64,
     pub(super) seconds: f64,
 }
@@ -34,14 +35,24 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Sum {
     pub(super) hex: String,
-    /// Whether the file has the XXH3 of the bytes that are known to have this checksum.
-    pub(super) quick: bool,
+    pub(super) by: By,
+}
+
+/// What was computed of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum By {
+    Sha256,
+    /// Of git's blob.
+    Sha1,
+    /// That of the bytes which are known to have the file's SHA-256.
+    Xxh3,
 }
 
 /// How files are checked.
 #[derive(Debug)]
 pub(super) struct How {
-    /// Whether by their own checksums in any case, and as they are on the disk.
+    /// Whether SHA-256 is computed even where the XXH3 is known.
     pub(super) full: bool,
     pub(super) known: KnownSums,
 }
@@ -171,42 +182,50 @@ impl<'h> Reader<'h> {
         }
     }
 
-    /// The checksum of a file; the sums of its matrices are kept.
-    fn sum(&self, reading: &Reading<'h>, read: &dyn Fn(u64)) -> anyhow::Result<Option<Sum>> {
-        let &Reading { ref etag, bytes, .. } = reading;
-        let expected = self.how.known.get(etag).filter(|_| !self.how.full);
-        if let Some(expected) = expected {
+    /// The checksum of a file; the sums of its matrices are kept. XXH3 is computed of what is nearest, what the Hub calls files by
+    /// of what is on the disk.
+    fn sum(&self, reading: &Reading<'h>, count: &dyn Fn(u64)) -> anyhow::Result<Option<Sum>> {
+        let &Reading { path, ref etag, bytes, .. } = reading;
+        let known = self.how.known.get(etag).filter(|_| !self.how.full);
+        if let Some(known) = known {
             let mut xxh3 = XxHash3_128::new();
-            let summed = self.read(reading, &mut |part| xxh3.write(part), read)?;
-            if xxh3.finish_128() == expected {
+            let summed = self.read(reading, ReadFrom::Nearest, &mut |part| xxh3.write(part), count)?;
+            if xxh3.finish_128() == known {
                 self.keep(reading, summed);
-                return Ok(Some(Sum { hex: etag.clone(), quick: true }));
+                return Ok(Some(Sum { hex: etag.clone(), by: By::Xxh3 }));
             }
         }
-        // What differs is read again, as its own checksum is to be told; it has been counted.
-        let read = if expected.is_some() { &|_| () } else { read };
+        let count = if known.is_some() { &|_| () } else { count };
         let mut checksum = Checksum::new(etag, bytes);
-        let summed = self.read(reading, &mut |part| checksum.update(part), read)?;
+        let summed = self.read(reading, ReadFrom::Disk, &mut |part| checksum.update(part), count)?;
         self.keep(reading, summed);
-        let Some(sum) = checksum.finish() else { return Ok(None) };
-        if sum.hex == *etag {
-            self.how.known.note(&sum);
+        let Some(digest) = checksum.finish() else { return Ok(None) };
+        // The note was right, and so is the file now.
+        ensure!(
+            known.is_none() || digest.xxh3 != known,
+            "{} was read twice, with different bytes: what is on the disk is right, but not what the system had in memory, or the file \
+             is being written, or memory or disk fails",
+            path.display()
+        );
+        if digest.hex.eq_ignore_ascii_case(etag) {
+            self.how.known.note(&digest);
         }
-        Ok(Some(Sum { hex: sum.hex, quick: false }))
+        let by = if digest.xxh3.is_some() { By::Sha256 } else { By::Sha1 };
+        Ok(Some(Sum { hex: digest.hex, by }))
     }
 
     /// Reads a file; the sums of its matrices, if a fingerprint needs them.
     fn read(
         &self,
         reading: &Reading<'h>,
+        from: ReadFrom,
         update: &mut dyn FnMut(&[u8]),
-        read: &dyn Fn(u64),
+        count: &dyn Fn(u64),
     ) -> anyhow::Result<Summed> {
         let &Reading { path, checkpoint, name, .. } = reading;
         let held = self.held.get(checkpoint).filter(|_| !reading.wanted_by.is_empty());
         let config = held.and_then(|held| Config::of_model(&held.folder).ok());
         let mut sums = config.map(|config| FileSums::new(path, name, &config)).unwrap_or_default();
-        let from = if self.how.full { From::Disk } else { From::Nearest };
         // The cores each have work of their own.
         Team::new(1)?.enter(|crew| {
             let piece = |bytes: &[u8]| {
@@ -214,7 +233,7 @@ impl<'h> Reader<'h> {
                     update(part);
                     sums.update(crew, part);
                 }
-                read(bytes.len() as u64);
+                count(bytes.len() as u64);
             };
             whole_file::read(path, from, piece).with_context(|| format!("cannot read {}", path.display()))?;
             Ok(sums.finish(crew))
@@ -312,23 +331,34 @@ mod tests {
     #[test]
     fn no_matrix_is_read_again_for_the_fingerprint() {
         let folder = tempfile::tempdir().unwrap();
-        let held = [held(folder.path())];
+        let (held, how) = ([held(folder.path())], how(folder.path()));
         let tasks = tasks(&held, None, &owners(&held));
-        let how = how(folder.path());
-        let (reader, read) = (Reader::new(&held, &tasks, &how), Cell::new(0));
-        let count = |n| read.set(read.get() + n);
-        let done: Vec<Done> = tasks.iter().map(|task| reader.work(task, &count)).collect();
-        assert_eq!(read.get(), held[0].files.iter().filter_map(|file| file.bytes).sum::<u64>());
-        let made: Vec<_> = done.iter().flat_map(|done| &done.fingerprints).collect();
-        let [(0, Ok(made))] = made[..] else { panic!("{made:?}") };
-        read.set(0);
-        let again = reader.fingerprint(&held[0], &count).unwrap();
-        assert_eq!((read.get(), again.hash), (0, made.hash));
+        let (all, counted) = (held[0].files.iter().filter_map(|file| file.bytes).sum::<u64>(), Cell::new(0));
+        let count = |n| counted.set(counted.get() + n);
         // As by somebody who reads all of it.
         let alone = Reader::new(&held, &[], &how).fingerprint(&held[0], &count).unwrap();
-        assert!(read.get() > 0);
+        assert!(counted.replace(0) > 0);
         let parts = |f: &Fingerprint| (f.hash, f.embedding, f.layer, f.unembedding);
-        assert_eq!(parts(made), parts(&alone));
+        // Without notes, with those that this leaves, with wrong ones, and with those that are right again.
+        for by in [By::Sha256, By::Xxh3, By::Sha256, By::Xxh3] {
+            let reader = Reader::new(&held, &tasks, &how);
+            let done: Vec<Done> = tasks.iter().map(|task| reader.work(task, &count)).collect();
+            for Done { sum, .. } in &done {
+                let (path, Ok(sum)) = sum.as_ref().unwrap() else { panic!("{sum:?}") };
+                assert_eq!((sum.by, path.file_name().unwrap().to_str().unwrap()), (by, &*sum.hex));
+            }
+            assert_eq!(counted.replace(0), all);
+            let made: Vec<_> = done.iter().flat_map(|done| &done.fingerprints).collect();
+            let [(0, Ok(made))] = made[..] else { panic!("{made:?}") };
+            assert_eq!(parts(made), parts(&alone));
+            let again = reader.fingerprint(&held[0], &count).unwrap();
+            assert_eq!((counted.get(), again.hash), (0, made.hash));
+            if by == By::Xxh3 {
+                for note in fs::read_dir(folder.path().join("notes")).unwrap() {
+                    fs::write(note.unwrap().path(), "1".repeat(32)).unwrap();
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What `verify` tells: a table and the findings, or JSON.
 
-use super::check::{Checked, Sum, expected};
+use super::check::{By, Checked, Sum, expected};
 use super::findings::Finding;
 use crate::hub::progress::gigabytes;
 use crate::hub::{Held, HeldFile, Upstream};
@@ -44,8 +44,8 @@ struct File<'a> {
     expected: Option<String>,
     /// None if it was not read.
     checksum: Option<&'a str>,
-    /// Whether the checksum follows from the file's XXH3, and was not computed.
-    quick: Option<bool>,
+    /// What was computed. By XXH3, the checksum is the one that is known to belong to it.
+    by: Option<By>,
 }
 
 /// A fingerprint, its hashes in hexadecimal digits, as numbers in JSON have no 64 bits.
@@ -86,7 +86,7 @@ impl Report {
                 bytes: file.bytes,
                 expected: expected(file, upstream),
                 checksum: self.sum(file).map(|sum| &*sum.hex),
-                quick: self.sum(file).map(|sum| sum.quick),
+                by: self.sum(file).map(|sum| sum.by),
             });
             out.json(&Checkpoint {
                 revision: &held.revision,
@@ -119,9 +119,14 @@ impl Report {
         lines.extend(self.other_defects());
         let (bytes, seconds) = (self.checked.bytes, self.checked.seconds);
         let speed = bytes as f64 / 1e9 / seconds.max(1e-9);
-        let quick = self.checked.sums.values().flatten().any(|sum| sum.quick);
-        let quick = if quick { "; checksums known from before: --full computes them again" } else { "" };
-        let read = format!("{} read in {seconds:.1} s ({speed:.2} GB/s){quick}", gigabytes(bytes));
+        let known = self.checked.sums.values().flatten().filter(|sum| sum.by == By::Xxh3).count();
+        let known = match known {
+            0 => String::new(),
+            known => {
+                format!("; {known} of {} files by XXH3, --full computes SHA-256", self.checked.sums.len())
+            }
+        };
+        let read = format!("{} read in {seconds:.1} s ({speed:.2} GB/s){known}", gigabytes(bytes));
         let count = self.held.len();
         let with = match (&self.upstream, self.model) {
             (Some(_), _) => ", compared with the Hub",
