@@ -362,6 +362,31 @@ mod tests {
     }
 
     #[test]
+    fn two_readings_that_differ_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (held, how) = ([held(folder.path())], how(folder.path()));
+        let tasks = tasks(&held, None, &owners(&held));
+        let work = |count: &dyn Fn(u64)| -> Vec<Done> {
+            let reader = Reader::new(&held, &tasks, &how);
+            tasks.iter().map(|task| reader.work(task, count)).collect()
+        };
+        // Leaves notes.
+        work(&|_| ());
+        let weights = held[0].files.iter().find(|file| file.name == "model.safetensors").unwrap();
+        let right = fs::read(&weights.path).unwrap();
+        let mut wrong = right.clone();
+        // In the first piece that is read.
+        wrong[100_000] ^= 1;
+        fs::write(&weights.path, wrong).unwrap();
+        // Somebody mends the file after the first reading.
+        let done = work(&|_| fs::write(&weights.path, &right).unwrap());
+        let sums: HashMap<_, _> = done.into_iter().filter_map(|done| done.sum).collect();
+        let error = sums[&weights.path].as_ref().unwrap_err();
+        assert!(error.contains("was read twice, with different bytes"), "{error}");
+        assert_eq!((sums.len(), sums.values().filter(|sum| sum.is_ok()).count()), (2, 1));
+    }
+
+    #[test]
     fn what_has_a_file_that_cannot_be_read_has_no_fingerprint() {
         let folder = tempfile::tempdir().unwrap();
         let held = [held(folder.path())];
