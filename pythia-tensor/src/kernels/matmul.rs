@@ -15,7 +15,7 @@
 //! they lie (long prompts without AVX-512 apart: `panels`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
-//! One row of activations takes weight rows that lie far apart, so that each of the `N` is a long stream.
+//! A few rows of activations take weight rows that lie far apart, so that each of the `N` is a long stream.
 //!
 //! Measured on a Zen 4 core (one 512-bit multiply-add a cycle), as fractions of the same run's peak; the machine is
 //! shared and a difference below 0.02 means nothing:
@@ -46,7 +46,8 @@
 //! in pages of 2 MB 0.45). Widening a group's weights once for all its tiles, in the first tile and kept in the first-level cache, saves
 //! a quarter of the instructions and lost: 0.34 (pages of 2 MB 0.48); asking for every second line 0.37, for none 0.27. Asking into
 //! the first-level cache makes no difference, and neither does asking in the order of memory; asking two or four groups ahead loses 0.02 and
-//! 0.1 of it; a part of 16 KB of the activations for all groups, their lanes kept meanwhile, 0.07. What half as many widenings bring, both in turns (medians of several runs, two threads;
+//! 0.1 of it; a part of 16 KB of the activations for all groups, their lanes kept meanwhile, 0.07. All this is of `N` neighbouring rows of
+//! weights. What half as many widenings bring, both in turns (medians of several runs, two threads;
 //! differences below 0.04 mean nothing; in the model, 16 sequences decode at 121 instead of 111 tokens a second):
 //!
 //! | rows | 3 | 4 | 8 | 12 | 16 | 24 | 48 | 80 |
@@ -54,7 +55,19 @@
 //! | 2 x 6 (this, from 17 rows on) | 0.19 | 0.23 | 0.42 | 0.45 | 0.55 | 0.55 | 0.60 | 0.57 |
 //! | 4 x 3 (this, up to 16 rows) | 0.20 | 0.26 | 0.45 | 0.52 | 0.51 | 0.59 | 0.59 | 0.51 |
 //!
-//! One row of activations, as GB/s of one core that reads 26 at best:
+//! Rows of weights far apart, whose streams the machine's own prefetching follows, on the same machine in turns with neighbouring ones
+//! (GFLOP/s of two threads beside a peak of 185, rows of 2 KB from memory, medians of seven runs):
+//!
+//! | rows | 2 | 3 | 4 | 5 | 6 | 8 | 12 | 16 | 24 | 32 |
+//! |---|---|---|---|---|---|---|---|---|---|---|
+//! | neighbouring | 33 | 40 | 52 | 62 | 66 | 76 | 92 | 98 | 101 | 91 |
+//! | far apart (this; with AVX-512 not measured) | 43 | 55 | 64 | 74 | 75 | 83 | 108 | 106 | 113 | 98 |
+//!
+//! One and two rows with AVX2 leave the asking to the machine: 24 instead of 20 GB/s, and 44 instead of 40 GFLOP/s. From three rows on,
+//! that loses 5 to 10 %. A block of K of all groups after another instead of all of a row: 0.95 of the speed; 6 x 2 tiles for five and six
+//! rows: 0.9 to 1.1.
+//!
+//! One row of activations on the Zen 4 core, as GB/s of one core that reads 26 at best:
 //!
 //! | 1 row, rows of 2 KB | GB/s |
 //! |---|---|
@@ -92,6 +105,9 @@ pub(crate) const COLUMNS: usize = 16;
 
 /// Up to so many rows of activations, reading the weights is what takes the time.
 pub(crate) const FEW: usize = 16;
+
+/// Up to so many rows of activations, rows of weights that lie far apart are multiplied together.
+const FAR: usize = 32;
 
 stamp! {
     /// One tile of `out = epilogue(a · wᵀ)`: `a` is `[M, K]`, `w` is all of `[N, K]`; the tile says which rows and columns.
@@ -214,24 +230,28 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
 ) {
     let (rows, cols, k) = (out.rows(), out.cols(), a.cols());
     let mut memory = [0.0; ROWS * COLUMNS];
-    // One row of activations: rows of weights far apart, so that each of the `N` is a long stream through memory. A few: whole
-    // groups of any size.
-    let width = match a.rows() {
-        1 => memory.len(),
-        2..=FEW => 3 * COLUMNS,
-        _ => COLUMNS,
+    // Rows of weights far apart: each of the `N` is a long stream through memory.
+    let far = a.rows() <= FAR;
+    // One or two rows keep pace with the machine's own prefetching of long streams.
+    let ask = if a.rows() <= 2 && S::LANES < 16 { 0 } else { N };
+    let width = if far {
+        // Equal parts of whole groups, as large as there is memory for their sums.
+        let most = memory.len() / a.rows() / N * N;
+        cols.len().div_ceil(cols.len().div_ceil(most)).next_multiple_of(N)
+    } else {
+        COLUMNS
     };
     for n0 in cols.clone().step_by(width) {
         let n1 = cols.end.min(n0 + width);
         let sums = &mut memory[..a.rows() * (n1 - n0)];
         sums.fill(0.0);
         let (groups, blocks) = ((n1 - n0) / N, k.div_ceil(KC));
-        let apart = if M == 1 { groups } else { 1 };
+        let apart = if far { groups } else { 1 };
         // Group and block of K. A row of weights after another, or a block of all groups after another.
         let turn_of = |turn: usize| {
-            if M == 1 { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
+            if far { (turn / blocks, turn % blocks) } else { (turn % groups, turn / groups) }
         };
-        let column = |group: usize| if M == 1 { group } else { group * N };
+        let column = |group: usize| if far { group } else { group * N };
         let start = |(group, block): (usize, usize)| (n0 + column(group)) * k + block * KC;
         let turns = groups * blocks;
         for turn in 0..turns {
@@ -243,7 +263,7 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
             };
             let w = &w[start((group, block))..];
             let next = next.wrapping_sub(start((group, block)));
-            let w = Group { rows: w, stride: apart * k, next, ask: N };
+            let w = Group { rows: w, stride: apart * k, next, ask };
             let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
             products::<S, D, M, N>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
         }

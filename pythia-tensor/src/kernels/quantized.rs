@@ -8,7 +8,7 @@
 //!
 //! So a result does not depend on tiles, threads or the number of rows, nor on the instruction set, if the codes of int4 fit bytes.
 //!
-//! Up to four rows (int4: eight) go through [`few_rows`], which reads the panels as one stream and expands int4 in
+//! Up to four rows (int4: eight) go through [`few_rows`], which reads panels that lie far apart as streams and expands int4 in
 //! registers. More go through [`many_rows`]: int4 is expanded once per block into the first-level cache, and from there on is
 //! int8. The `f32` sums live in the output; they are touched once a block. With AVX2, int4 is not expanded: see `nibbles`.
 //!
@@ -42,12 +42,26 @@
 //! | int4, 1 row | 0.26 | 0.29 | 0.31 | 0.40 | 0.38 | 0.38 |
 //! | int4, 2 rows | 0.46 | 0.50 | 0.53 | 0.65 | 0.68 | 0.67 |
 //!
+//! Then panels far apart, as so many streams of lines in turns, each asking a page ahead; the same machine and fraction, medians of seven
+//! runs in turns (differences below 0.03 mean nothing; with AVX-512 it was not measured):
+//!
+//! | | one stream | several (this) |
+//! |---|---|---|
+//! | int8, 1 row (4 streams) | 0.19 | 0.23 |
+//! | int8, 2 rows (2) | 0.38 | 0.41 |
+//! | int8, 3 rows (2; before: [`many_rows`]) | 0.60 | 0.66 |
+//! | int4, 1 row (2) | 0.37 | 0.42 |
+//! | int4, 2 rows (4) | 0.67 | 0.59 |
+//!
+//! Streams in turns of blocks instead of lines, by [`many_rows`]: 0.82-0.97 of the speed of one stream for 3 to 16 rows.
+//!
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
 //! stream (1.15-1.25 times the time of `many_rows`); eight rows of int4 through `many_rows` (1.5 times that of one stream); no
 //! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
 
+mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod nibbles;
 mod rounded;
@@ -57,6 +71,7 @@ use crate::simd::Simd;
 use crate::simd::int8::{Expand, Int8, stamp_int8};
 use crate::tensor::Lines;
 use crate::{Isa, Mat};
+use few_rows::few_rows;
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};
 use rounded::{HEADER, inverse};
 use std::ops::Range;
@@ -118,9 +133,10 @@ fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scra
             _ => many_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out, scratch),
         },
         8 => match a.rows() {
-            1 => few_rows::<D, AsInt8, 1, 2, 2>(d, a, w, out),
-            2 => few_rows::<D, AsInt8, 2, 2, 1>(d, a, w, out),
-            3..=18 => many_rows::<D, AsInt8, 2, 1, 1>(d, a, w, out, scratch),
+            1 => few_rows::<D, AsInt8, 1, 2, 4>(d, a, w, out),
+            2 => few_rows::<D, AsInt8, 2, 2, 2>(d, a, w, out),
+            3 => few_rows::<D, AsInt8, 3, 2, 2>(d, a, w, out),
+            4..=18 => many_rows::<D, AsInt8, 2, 1, 1>(d, a, w, out, scratch),
             // Writing the parts once pays when they are read by several passes.
             _ => many_rows::<D, AsInt8, 2, 1, 2>(d, a, w, out, scratch),
         },
@@ -165,11 +181,11 @@ trait Codes<D: Int8> {
         d.splat(header[1].to_bits() as i32)
     }
 
-    /// Adds the products of one panel's block, given what follows its scales, with `M` rows.
-    fn dot<const M: usize, const V: usize, const C: usize>(
+    /// Adds the products of one block of `P` panels, given what follows their scales, with `M` rows.
+    fn dot<const M: usize, const V: usize, const P: usize>(
         d: D,
-        sums: &mut [[[D::Sums; V]; C]; M],
-        block: &[u8],
+        sums: &mut [[[D::Sums; V]; P]; M],
+        blocks: &[&[u8]; P],
         rows: &[&[f32]; M],
     );
 }
@@ -185,78 +201,31 @@ struct AsInt8;
 /// Bytes that nibbles stand for.
 struct AsInt4;
 
-/// `M` rows: every panel is a stream of its own, read once. `V` vectors make a line, `C` chains of sums a row run side by
-/// side.
-#[inline(always)]
-fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const C: usize>(
-    d: D,
-    a: Rounded<'_>,
-    w: Panels<'_>,
-    out: &mut [f32],
-) {
-    assert_eq!(V * D::LANES, PANEL, "rows of a panel");
-    let (s, k, stride) = (d.f32s(), a.k, out.len() / M);
-    for (p, panel) in w.bytes.chunks_exact(w.len).enumerate() {
-        let mut totals = [[s.zero(); V]; M];
-        let mut rest = panel;
-        for at in (0..k).step_by(BLOCK) {
-            let len = BLOCK.min((k - at).next_multiple_of(GROUP));
-            let (block, tail) = rest.split_at(B::BITS.header() + B::BITS.codes(len));
-            rest = tail;
-            // The codes ask for themselves.
-            for line in 0..B::BITS.header() / 64 {
-                s.prefetch(block.as_ptr().wrapping_add(64 * line + AHEAD));
-            }
-            let (scales, block) = block.split_at(4 * PANEL);
-            let mut rows: [&[f32]; M] = [&[]; M];
-            let mut sums = [[[d.splat(0); V]; C]; M];
-            for m in 0..M {
-                rows[m] = &a.block(m, at)[..B::FORM.len(len)];
-                sums[m][0] = [B::start(d, rows[m]); V];
-            }
-            B::dot(d, &mut sums, block, &rows);
-            let scales: &[f32] = bytemuck::cast_slice(scales);
-            for m in 0..M {
-                for v in 0..V {
-                    let mut sum = sums[m][0][v];
-                    for c in 1..C {
-                        sum = d.add(sum, sums[m][c][v]);
-                    }
-                    let scale = s.mul(s.load(&scales[v * D::LANES..]), s.splat(rows[m][0]));
-                    totals[m][v] = s.add(totals[m][v], s.mul(d.to_f32(sum), scale));
-                }
-            }
-        }
-        for m in 0..M {
-            for v in 0..V {
-                s.store(totals[m][v], &mut out[m * stride + p * PANEL + v * D::LANES..]);
-            }
-        }
-    }
-}
-
 impl<D: Int8> Codes<D> for AsInt8 {
     const BITS: Bits = Bits::Int8;
 
     #[inline(always)]
-    fn dot<const M: usize, const V: usize, const C: usize>(
+    fn dot<const M: usize, const V: usize, const P: usize>(
         d: D,
-        sums: &mut [[[D::Sums; V]; C]; M],
-        codes: &[u8],
+        sums: &mut [[[D::Sums; V]; P]; M],
+        blocks: &[&[u8]; P],
         rows: &[&[f32]; M],
     ) {
-        assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 64 * D::PARTS), "words of a row");
-        for i in 0..codes.len() / (C * 64) {
-            let (lines, at) = (&codes[i * C * 64..][..C * 64], HEADER + i * C * D::PARTS);
-            for c in 0..C {
-                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * c + AHEAD));
+        let lines = blocks[0].len() / 64;
+        assert!(blocks.iter().all(|codes| codes.len() == 64 * lines), "codes of a panel's block");
+        assert!(rows.iter().all(|row| row.len() == HEADER + lines * D::PARTS), "words of a row");
+        for line in 0..lines {
+            for p in 0..P {
+                d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + AHEAD));
                 for v in 0..V {
-                    let w = d.parts(d.load(&lines[c * 64 + v * 4 * D::LANES..]));
+                    let at = 64 * line + v * 4 * D::LANES;
+                    // SAFETY: `line` is below the lines of every panel, and `V * LANES` rows make a line.
+                    let w = d.parts(d.load(unsafe { blocks[p].get_unchecked(at..at + 4 * D::LANES) }));
                     for part in 0..D::PARTS {
                         for m in 0..M {
                             // SAFETY: there is a word for every part of a line.
-                            let word = unsafe { rows[m].get_unchecked(at + c * D::PARTS + part) };
-                            sums[m][c][v] = d.dot(sums[m][c][v], w[part], word.to_bits() as i32);
+                            let word = unsafe { rows[m].get_unchecked(HEADER + line * D::PARTS + part) };
+                            sums[m][p][v] = d.dot(sums[m][p][v], w[part], word.to_bits() as i32);
                         }
                     }
                 }
@@ -293,30 +262,33 @@ impl<D: Expand> Codes<D> for AsInt4 {
     const BITS: Bits = Bits::Int4;
 
     #[inline(always)]
-    fn dot<const M: usize, const V: usize, const C: usize>(
+    fn dot<const M: usize, const V: usize, const P: usize>(
         d: D,
-        sums: &mut [[[D::Sums; V]; C]; M],
-        block: &[u8],
+        sums: &mut [[[D::Sums; V]; P]; M],
+        blocks: &[&[u8]; P],
         rows: &[&[f32]; M],
     ) {
-        let (groups, codes) = block.split_at(GROUPS);
-        assert!(rows.iter().all(|row| row.len() == HEADER + codes.len() / 32), "words of a row");
+        let count = (blocks[0].len() - GROUPS) / (64 * LINES);
+        assert!(rows.iter().all(|row| row.len() == HEADER + count * 2 * LINES), "words of a row");
         // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
-        for g in 0..codes.len() / (64 * LINES) {
-            let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
-            for v in 0..V {
-                let group = d.group(&groups[g * PANEL + v * D::LANES..]);
-                for i in 0..LINES {
-                    if v == 0 {
-                        d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
-                    }
-                    let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
-                    for half in 0..2 {
-                        let step = 2 * i + half;
-                        for m in 0..M {
-                            // SAFETY: there is a word for both halves of a line.
-                            let word = unsafe { rows[m].get_unchecked(at + step) }.to_bits() as i32;
-                            sums[m][step % C][v] = d.dot(sums[m][step % C][v], bytes[half], word);
+        for g in 0..count {
+            for p in 0..P {
+                let (groups, codes) = blocks[p].split_at(GROUPS);
+                let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
+                for v in 0..V {
+                    let group = d.group(&groups[g * PANEL + v * D::LANES..]);
+                    for i in 0..LINES {
+                        if v == 0 {
+                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                        }
+                        let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
+                        for half in 0..2 {
+                            for m in 0..M {
+                                // SAFETY: there is a word for both halves of a line.
+                                let word =
+                                    unsafe { rows[m].get_unchecked(at + 2 * i + half) }.to_bits() as i32;
+                                sums[m][p][v] = d.dot(sums[m][p][v], bytes[half], word);
+                            }
                         }
                     }
                 }

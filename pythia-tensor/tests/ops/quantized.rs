@@ -4,7 +4,7 @@ use crate::numbers::{DTYPES, U, assert_near, numbers, on_every_team, tensor};
 use proptest::prelude::*;
 use pythia_tensor::ops::{Product, Then, Weight, matmul, matmuls};
 use pythia_tensor::reference::{matmul_reference, quantized_matmul_reference};
-use pythia_tensor::{Bits, Crew, DType, Error, Gelu, Mat, MatMut, Quantized, SharedBytes, Team, Tensor};
+use pythia_tensor::{Bits, Crew, DType, Error, Gelu, Isa, Mat, MatMut, Quantized, SharedBytes, Team, Tensor};
 use std::sync::Arc;
 
 const BITS: [Bits; 2] = [Bits::Int8, Bits::Int4];
@@ -66,6 +66,21 @@ proptest! {
             for (isa, got) in &results {
                 assert_near(got, &want, |i| bound[i], format_args!("{isa} {bits} {m}x{n}x{k}"));
                 prop_assert_eq!(got, &results[0].1, "{} {}", isa, bits);
+            }
+        }
+    }
+
+    /// Tiles of so many columns that several panels lie between those that are read together.
+    #[test]
+    fn panels_far_apart_match_the_reference(m in 1..9_usize, n in 1000..1200_usize, k in 1..600_usize, seed: u64) {
+        let a = numbers(seed, m * k, 3.0);
+        let weight = tensor(&numbers(!seed, n * k, 0.1), DType::F16, &[n, k]);
+        for bits in BITS {
+            let weight = quantize(&weight, bits);
+            let (want, bound) = (quantized_matmul_reference(Mat::new(&a, k), &weight), bounds(&a, &weight));
+            for &isa in Isa::available() {
+                let got = Team::with_isa(1, isa).unwrap().enter(|crew| run(crew, &a, &weight));
+                assert_near(&got, &want, |i| bound[i], format_args!("{isa} {bits} {m}x{n}x{k}"));
             }
         }
     }

@@ -59,6 +59,14 @@ proptest! {
         }
     }
 
+    /// Rows of weights far apart come in parts, of as many columns as there is memory for their sums.
+    #[test]
+    fn many_columns_match_the_reference(m in 1..40_usize, n in 60..300_usize, k in lengths(), seed: u64) {
+        for &isa in Isa::available() {
+            check::<f16>(isa, m, n, k, seed);
+        }
+    }
+
     /// The promise that everything above rests on: a row's bits are its own.
     #[test]
     fn a_row_has_the_same_bits_in_any_company(m in 2..20_usize, n in 1..30_usize, k in lengths(), seed: u64) {

@@ -9,7 +9,7 @@
 //! the sums of a block start from: the activations bring their groups' sums along. The sums are the same integers that bytes give, as
 //! long as every code of the weights fits a byte; [`Quantized::quantize`](crate::Quantized::quantize) makes no other.
 //!
-//! Up to six rows go through [`few_rows`], which reads the panels as one stream. For more, [`many_rows`] writes a block's nibbles
+//! Up to six rows go through [`few_rows`], which reads the panels as one stream (one row: two streams). For more, [`many_rows`] writes a block's nibbles
 //! into the first-level cache, a byte each.
 //!
 //! Measured on a Zen 3 core as fractions of the same run's peak of `f32` multiply-adds (best of several runs; other machines' work on
@@ -25,8 +25,9 @@
 //! A start of zero x sums for every group instead of one of step x zero x sums for a block: 1.68 and 1.64. Seven and eight rows as one
 //! stream are as fast as by [`many_rows`].
 
+use super::few_rows::few_rows;
 use super::rounded::scale;
-use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded, few_rows};
+use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::Simd;
 use crate::simd::int8::Nibbles;
@@ -84,7 +85,7 @@ pub(super) fn products_body<D: Nibbles>(
 ) {
     assert_eq!(VECTORS * D::LANES, PANEL, "rows of a panel");
     match a.rows() {
-        1 => few_rows::<D, AsNibbles, 1, VECTORS, 1>(d, a, w, out),
+        1 => few_rows::<D, AsNibbles, 1, VECTORS, 2>(d, a, w, out),
         2 => few_rows::<D, AsNibbles, 2, VECTORS, 1>(d, a, w, out),
         3 => few_rows::<D, AsNibbles, 3, VECTORS, 1>(d, a, w, out),
         4 => few_rows::<D, AsNibbles, 4, VECTORS, 1>(d, a, w, out),
@@ -107,46 +108,49 @@ impl<D: Nibbles> Codes<D> for AsNibbles {
     }
 
     #[inline(always)]
-    fn dot<const M: usize, const V: usize, const C: usize>(
+    fn dot<const M: usize, const V: usize, const P: usize>(
         d: D,
-        sums: &mut [[[D::Sums; V]; C]; M],
-        block: &[u8],
+        sums: &mut [[[D::Sums; V]; P]; M],
+        blocks: &[&[u8]; P],
         rows: &[&[f32]; M],
     ) {
-        let (groups, codes) = block.split_at(GROUPS);
-        let count = codes.len() / (64 * LINES);
+        let count = (blocks[0].len() - GROUPS) / (64 * LINES);
         assert!(rows.iter().all(|row| row.len() == HEADER + count * WORDS), "words of a row");
         for pair in 0..count.div_ceil(2) {
-            for v in 0..V {
-                let (one, other) = groups[2 * pair * PANEL..][..2 * PANEL].split_at(PANEL);
-                let one = d.step_and_zero(&one[v * D::LANES..]);
-                let other = d.step_and_zero(&other[v * D::LANES..]);
-                let (offsets, steps) = (d.offsets(one, other), [one[0], other[0]]);
-                for m in 0..M {
-                    // SAFETY: a header has a word for every two groups.
-                    let word = unsafe { word(rows[m], 1 + pair) };
-                    sums[m][0][v] = d.dot(sums[m][0][v], offsets, word);
-                }
-                for g in 2 * pair..count.min(2 * pair + 2) {
-                    let lines = &codes[g * 64 * LINES..][..64 * LINES];
-                    let mut shorts = [offsets; M];
-                    for i in 0..LINES {
-                        if v == 0 {
-                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
-                        }
-                        let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
-                        for half in 0..2 {
-                            for m in 0..M {
-                                // SAFETY: there is a word for both halves of every line of `count` groups.
-                                let word = unsafe { word(rows[m], HEADER + g * WORDS + 2 * i + half) };
-                                let products = d.multiply(halves[half], word);
-                                let first = i + half == 0;
-                                shorts[m] = if first { products } else { d.add_shorts(shorts[m], products) };
+            for p in 0..P {
+                let (groups, codes) = blocks[p].split_at(GROUPS);
+                for v in 0..V {
+                    let (one, other) = groups[2 * pair * PANEL..][..2 * PANEL].split_at(PANEL);
+                    let one = d.step_and_zero(&one[v * D::LANES..]);
+                    let other = d.step_and_zero(&other[v * D::LANES..]);
+                    let (offsets, steps) = (d.offsets(one, other), [one[0], other[0]]);
+                    for m in 0..M {
+                        // SAFETY: a header has a word for every two groups.
+                        let word = unsafe { word(rows[m], 1 + pair) };
+                        sums[m][p][v] = d.dot(sums[m][p][v], offsets, word);
+                    }
+                    for g in 2 * pair..count.min(2 * pair + 2) {
+                        let lines = &codes[g * 64 * LINES..][..64 * LINES];
+                        let mut shorts = [offsets; M];
+                        for i in 0..LINES {
+                            if v == 0 {
+                                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                            }
+                            let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
+                            for half in 0..2 {
+                                for m in 0..M {
+                                    // SAFETY: there is a word for both halves of every line of `count` groups.
+                                    let word = unsafe { word(rows[m], HEADER + g * WORDS + 2 * i + half) };
+                                    let products = d.multiply(halves[half], word);
+                                    let first = i + half == 0;
+                                    shorts[m] =
+                                        if first { products } else { d.add_shorts(shorts[m], products) };
+                                }
                             }
                         }
-                    }
-                    for m in 0..M {
-                        sums[m][0][v] = d.dot_shorts(sums[m][0][v], shorts[m], steps[g % 2]);
+                        for m in 0..M {
+                            sums[m][p][v] = d.dot_shorts(sums[m][p][v], shorts[m], steps[g % 2]);
+                        }
                     }
                 }
             }
