@@ -45,13 +45,13 @@
 //! Then panels far apart, as so many streams of lines in turns, each asking a page ahead; the same machine and fraction, medians of seven
 //! runs in turns (differences below 0.03 mean nothing; with AVX-512 it was not measured):
 //!
-//! | | one stream | several (this) |
+//! | | one stream | several |
 //! |---|---|---|
 //! | int8, 1 row (4 streams) | 0.19 | 0.23 |
 //! | int8, 2 rows (2) | 0.38 | 0.41 |
 //! | int8, 3 rows (2; before: [`many_rows`]) | 0.60 | 0.66 |
 //! | int4, 1 row (2) | 0.37 | 0.42 |
-//! | int4, 2 rows (4) | 0.67 | 0.59 |
+//! | int4, 2 rows (4, not kept) | 0.67 | 0.59 |
 //!
 //! Streams in turns of blocks instead of lines, by [`many_rows`]: 0.82-0.97 of the speed of one stream for 3 to 16 rows.
 //!
