@@ -61,20 +61,20 @@
 //! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
 
-mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod nibbles;
 mod rounded;
+mod streams;
 
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized};
 use crate::simd::Simd;
 use crate::simd::int8::{Expand, Int8, stamp_int8};
 use crate::tensor::Lines;
 use crate::{Isa, Mat};
-use few_rows::few_rows;
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};
 use rounded::{HEADER, inverse};
 use std::ops::Range;
+use streams::few_rows;
 
 /// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
 pub(crate) const COLS: usize = 64;

@@ -25,8 +25,8 @@
 //! A start of zero x sums for every group instead of one of step x zero x sums for a block: 1.68 and 1.64. Seven and eight rows as one
 //! stream are as fast as by [`many_rows`].
 
-use super::few_rows::few_rows;
 use super::rounded::scale;
+use super::streams::few_rows;
 use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::Simd;
