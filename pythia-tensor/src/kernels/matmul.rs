@@ -15,7 +15,8 @@
 //! they lie (long prompts without AVX-512 apart: `panels`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
-//! A few rows of activations take weight rows that lie far apart, so that each of the `N` is a long stream.
+//! A few rows of activations take weight rows that lie far apart, all blocks of K of a group before the next, so that each of the `N` is a long
+//! stream.
 //!
 //! Measured on a Zen 4 core (one 512-bit multiply-add a cycle), as fractions of the same run's peak; the machine is
 //! shared and a difference below 0.02 means nothing:
