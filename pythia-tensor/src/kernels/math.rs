@@ -13,11 +13,11 @@
 //!
 //! `exp` of less than -87.3 passes through subnormal numbers to zero, of more than 88.7 is infinite.
 
-use crate::simd::Simd;
+use crate::simd::Arithmetic;
 
 /// `c[0] + c[1] x + c[2] x^2 + ...` by Horner's rule.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
+fn polynomial<S: Arithmetic, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
     let mut y = s.splat(c[N - 1]);
     for i in (0..N - 1).rev() {
         y = s.mul_add(y, x, s.splat(c[i]));
@@ -27,7 +27,7 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
 
 /// `e^x`. Cody and Waite's reduction `x = n ln 2 + r`, `|r| <= ln 2 / 2`, then `2^n (1 + r + r^2 q(r))`.
 #[inline(always)]
-pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn exp<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     // Beyond these the result is 0 or infinity; within them 2^n stays in the range of `scale_pow2`.
     let x = s.max(s.splat(-105.0), s.min(s.splat(89.0), x));
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
@@ -41,7 +41,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 /// `2^x` for `x` up to 127. `x = n + r`, `|r| <= 1 / 2`, then `2^n (1 + r q(r))`: 1 where `x` is 0.
 #[inline(always)]
-pub(crate) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn exp2<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     // Below this the result is 0; within it 2^n stays in the range of `scale_pow2`.
     let x = s.max(s.splat(-151.0), x);
     let n = s.round(x);
@@ -61,7 +61,7 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 /// The error function: `x + x p(x^2)` below 1, `1 - e^-Q(|x|)` above, where `Q = -ln erfc`.
 #[inline(always)]
-pub(crate) fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn erf<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     let a = s.abs(x);
     let t = s.mul(x, x);
     let small = polynomial(
@@ -99,7 +99,7 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 /// The hyperbolic tangent: `x + x^3 p(x^2)` below 0.625, `1 - 2 / (e^2|x| + 1)` above.
 #[inline(always)]
-pub(crate) fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn tanh<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     let a = s.abs(x);
     let t = s.mul(x, x);
     let small = polynomial(s, t, [-0.333_332_6, 0.133_311_28, -0.053_721_07, 0.020_590_989, -0.005_659_99]);
@@ -110,14 +110,14 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 /// `x/2 (1 + erf(x / sqrt 2))`: GELU as defined (Hendrycks and Gimpel 2016, section 2); transformers' `gelu`.
 #[inline(always)]
-pub(crate) fn gelu_erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn gelu_erf<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     let e = erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
     s.mul(s.mul(x, s.splat(0.5)), s.add(e, s.splat(1.0)))
 }
 
 /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: the same paper's approximation; transformers' `gelu_new`.
 #[inline(always)]
-pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub(crate) fn gelu_tanh<S: Arithmetic>(s: S, x: S::F32) -> S::F32 {
     let cubic = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
     let t = tanh(s, s.mul(s.add(x, cubic), s.splat(0.797_884_6)));
     s.mul(s.mul(x, s.splat(0.5)), s.add(t, s.splat(1.0)))
@@ -144,7 +144,7 @@ pub(crate) fn erf_reference(x: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::simd::stamp;
+    use crate::simd::{Simd, stamp};
 
     #[inline(always)]
     fn map<S: Simd>(s: S, which: u8, x: &mut [f32; 16]) {

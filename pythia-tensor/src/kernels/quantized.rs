@@ -67,8 +67,8 @@ mod rounded;
 mod streams;
 
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized};
-use crate::simd::Simd;
 use crate::simd::int8::{Expand, Int8, stamp_int8};
+use crate::simd::{Arithmetic, Simd};
 use crate::tensor::Lines;
 use crate::{Isa, Mat};
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};

@@ -1,7 +1,7 @@
 //! Kernels that work row by row: layer norm, GELU, softmax, log-softmax, additions.
 
 use super::math;
-use crate::simd::{Simd, stamp};
+use crate::simd::{Arithmetic, Simd, Two, stamp};
 use std::ops::Range;
 
 /// Which form of GELU a model was made for.
@@ -77,7 +77,7 @@ fn layer_norm_body<S: Simd>(s: S, x: &[f32], weight: &[f32], bias: &[f32], eps: 
 }
 
 #[inline(always)]
-fn gelu<S: Simd>(s: S, x: S::F32, form: Gelu) -> S::F32 {
+fn gelu<S: Arithmetic>(s: S, x: S::F32, form: Gelu) -> S::F32 {
     match form {
         Gelu::Erf => math::gelu_erf(s, x),
         Gelu::Tanh => math::gelu_tanh(s, x),
@@ -86,7 +86,11 @@ fn gelu<S: Simd>(s: S, x: S::F32, form: Gelu) -> S::F32 {
 
 #[inline(always)]
 fn gelu_body<S: Simd>(s: S, x: &mut [f32], form: Gelu) {
-    map(s, x, |x| gelu(s, x, form));
+    let two = Two(s);
+    for x in x.chunks_mut(2 * S::LANES) {
+        let y = gelu(two, two.load_part(x), form);
+        two.store_part(y, x);
+    }
 }
 
 #[inline(always)]
@@ -125,19 +129,20 @@ impl Epilogue<'_> {
 /// Finishes a row of `sums` into `out`.
 #[inline(always)]
 pub(super) fn epilogue<S: Simd>(s: S, sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) {
-    for (i, out) in out.chunks_mut(S::LANES).enumerate() {
-        let at = i * S::LANES..i * S::LANES + out.len();
-        let mut x = s.load_part(&sums[at.clone()]);
+    let two = Two(s);
+    for (i, out) in out.chunks_mut(2 * S::LANES).enumerate() {
+        let at = 2 * i * S::LANES..2 * i * S::LANES + out.len();
+        let mut x = two.load_part(&sums[at.clone()]);
         if let Some(bias) = then.bias {
-            x = s.add(x, s.load_part(&bias[at]));
+            x = two.add(x, two.load_part(&bias[at]));
         }
         if let Some(form) = then.gelu {
-            x = gelu(s, x, form);
+            x = gelu(two, x, form);
         }
         if then.add {
-            x = s.add(s.load_part(out), x);
+            x = two.add(two.load_part(out), x);
         }
-        s.store_part(x, out);
+        two.store_part(x, out);
     }
 }
 

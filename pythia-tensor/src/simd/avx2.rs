@@ -1,6 +1,6 @@
 //! Eight lanes of AVX2, with FMA and F16C.
 
-use super::{Part, Simd, UPPER, outline};
+use super::{Arithmetic, Part, Simd, UPPER, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -29,37 +29,12 @@ macro_rules! intrinsics {
     }};
 }
 
-impl Simd for Avx2 {
+impl Arithmetic for Avx2 {
     type F32 = __m256;
-    const LANES: usize = 8;
-    const TREE: &[usize] = &[0, 2, 1, 3, 4, 6, 5, 7];
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         intrinsics!(_mm256_set1_ps(x))
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32]) -> __m256 {
-        let x = &x[..8];
-        intrinsics!(_mm256_loadu_ps(x.as_ptr()))
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16]) -> __m256 {
-        let x = &x[..8];
-        intrinsics!(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> __m256 {
-        let x = &x[..8];
-        intrinsics!({
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        })
-    }
-    #[inline(always)]
-    fn store(self, v: __m256, out: &mut [f32]) {
-        let out = &mut out[..8];
-        intrinsics!(_mm256_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
@@ -115,6 +90,35 @@ impl Simd for Avx2 {
                 |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
             _mm256_mul_ps(_mm256_mul_ps(a, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
         })
+    }
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const TREE: &[usize] = &[0, 2, 1, 3, 4, 6, 5, 7];
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m256 {
+        let x = &x[..8];
+        intrinsics!(_mm256_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m256 {
+        let x = &x[..8];
+        intrinsics!(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> __m256 {
+        let x = &x[..8];
+        intrinsics!({
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: __m256, out: &mut [f32]) {
+        let out = &mut out[..8];
+        intrinsics!(_mm256_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn transpose(self, mut v: [__m256; 16]) -> [__m256; 16] {

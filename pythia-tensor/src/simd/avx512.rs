@@ -1,6 +1,6 @@
 //! Sixteen lanes of AVX-512 (F, BW, DQ, VL).
 
-use super::{Part, Simd, UPPER, outline};
+use super::{Arithmetic, Part, Simd, UPPER, outline};
 use half::{bf16, f16};
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
 use std::arch::x86_64::*;
@@ -34,37 +34,12 @@ fn first(n: usize) -> __mmask16 {
     ((1_u32 << n.min(16)) - 1) as __mmask16
 }
 
-impl Simd for Avx512 {
+impl Arithmetic for Avx512 {
     type F32 = __m512;
-    const LANES: usize = 16;
-    const TREE: &[usize] = &[0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         intrinsics!(_mm512_set1_ps(x))
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32]) -> __m512 {
-        let x = &x[..16];
-        intrinsics!(_mm512_loadu_ps(x.as_ptr()))
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16]) -> __m512 {
-        let x = &x[..16];
-        intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> __m512 {
-        let x = &x[..16];
-        intrinsics!({
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        })
-    }
-    #[inline(always)]
-    fn store(self, v: __m512, out: &mut [f32]) {
-        let out = &mut out[..16];
-        intrinsics!(_mm512_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -113,6 +88,35 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn scale_pow2(self, a: __m512, n: __m512) -> __m512 {
         intrinsics!(_mm512_scalef_ps(a, n))
+    }
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = 16;
+    const TREE: &[usize] = &[0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m512 {
+        let x = &x[..16];
+        intrinsics!(_mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> __m512 {
+        let x = &x[..16];
+        intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> __m512 {
+        let x = &x[..16];
+        intrinsics!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, out: &mut [f32]) {
+        let out = &mut out[..16];
+        intrinsics!(_mm512_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn transpose(self, mut v: [__m512; 16]) -> [__m512; 16] {

@@ -15,11 +15,13 @@ mod isa;
 mod pairs;
 mod portable;
 mod product;
+mod two;
 
 pub use isa::Isa;
 pub(crate) use isa::{Which, stamp, stamp_pairs};
 pub(crate) use portable::Portable;
 pub(crate) use product::{Product, Single, Widened, bf16_bits, pair};
+pub(crate) use two::Two;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
     avx2::Avx2,
@@ -60,29 +62,18 @@ pub trait Part<S> {
     fn run(self, s: S);
 }
 
-/// Vector operations on `f32` lanes. A value of an implementing type is the proof that the machine has the
-/// instructions: it can only be made where they were detected.
-///
-/// The methods are safe because of that proof and because loads and stores check their slices.
-pub trait Simd: Copy + Send + Sync + 'static {
-    /// A vector of `LANES` numbers.
+/// What is computed lane by lane, of one vector or of several side by side.
+pub trait Arithmetic: Copy {
+    /// The lanes.
     type F32: Copy;
-
-    /// Numbers in a vector: 4, 8 or 16.
-    const LANES: usize;
-    /// The lanes in such an order that [`Simd::sum4`] adds neighbours, then neighbouring pairs, and so on.
-    const TREE: &[usize];
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
-    /// The first `LANES` elements. Panics if there are fewer.
-    fn load(self, x: &[f32]) -> Self::F32;
-    /// The first `LANES` elements, widened. Panics if there are fewer.
-    fn load_f16(self, x: &[f16]) -> Self::F32;
-    /// The first `LANES` elements, widened. Panics if there are fewer.
-    fn load_bf16(self, x: &[bf16]) -> Self::F32;
-    /// Writes all lanes to the first `LANES` elements. Panics if there are fewer.
-    fn store(self, v: Self::F32, out: &mut [f32]);
+    /// All lanes zero.
+    #[inline(always)]
+    fn zero(self) -> Self::F32 {
+        self.splat(0.0)
+    }
 
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -108,6 +99,26 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn select_lt(self, a: Self::F32, b: Self::F32, then: Self::F32, otherwise: Self::F32) -> Self::F32;
     /// `a * 2^n` for integers `n` in [-252, 252], rounded once at the end when the result is subnormal.
     fn scale_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
+}
+
+/// Vector operations on `f32` lanes. A value of an implementing type is the proof that the machine has the
+/// instructions: it can only be made where they were detected.
+///
+/// The methods are safe because of that proof and because loads and stores check their slices.
+pub trait Simd: Arithmetic + Send + Sync + 'static {
+    /// Numbers in a vector: 4, 8 or 16.
+    const LANES: usize;
+    /// The lanes in such an order that [`Simd::sum4`] adds neighbours, then neighbouring pairs, and so on.
+    const TREE: &[usize];
+
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load(self, x: &[f32]) -> Self::F32;
+    /// The first `LANES` elements, widened. Panics if there are fewer.
+    fn load_f16(self, x: &[f16]) -> Self::F32;
+    /// The first `LANES` elements, widened. Panics if there are fewer.
+    fn load_bf16(self, x: &[bf16]) -> Self::F32;
+    /// Writes all lanes to the first `LANES` elements. Panics if there are fewer.
+    fn store(self, v: Self::F32, out: &mut [f32]);
 
     /// Of the first `LANES` vectors: lane `j` of vector `i` becomes lane `i` of vector `j`.
     fn transpose(self, v: [Self::F32; 16]) -> [Self::F32; 16];
@@ -137,12 +148,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
         self.sum4([v; 4])[0]
-    }
-
-    /// All lanes zero.
-    #[inline(always)]
-    fn zero(self) -> Self::F32 {
-        self.splat(0.0)
     }
 
     /// The first `n` lanes of `v`, zeros in the others.

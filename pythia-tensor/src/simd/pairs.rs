@@ -1,6 +1,6 @@
 //! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX-512 BF16).
 
-use super::{Avx512, Product, Simd, Which};
+use super::{Arithmetic, Avx512, Product, Simd, Which};
 use crate::Isa;
 use half::bf16;
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]

@@ -1,6 +1,6 @@
 //! Plain arrays of four lanes, which the compiler turns into the baseline vectors of the target (SSE2, NEON).
 
-use super::{Part, Simd, bf16_bits};
+use super::{Arithmetic, Part, Simd, bf16_bits};
 use half::{bf16, f16};
 
 /// Four lanes without any instruction set beyond the target's baseline. `mul_add` rounds twice here, since a
@@ -15,30 +15,12 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
     [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
 }
 
-impl Simd for Portable {
+impl Arithmetic for Portable {
     type F32 = V;
-    const LANES: usize = 4;
-    const TREE: &[usize] = &[0, 2, 1, 3];
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         [x; 4]
-    }
-    #[inline(always)]
-    fn load(self, x: &[f32]) -> V {
-        [x[0], x[1], x[2], x[3]]
-    }
-    #[inline(always)]
-    fn load_f16(self, x: &[f16]) -> V {
-        [x[0], x[1], x[2], x[3]].map(f16::to_f32)
-    }
-    #[inline(always)]
-    fn load_bf16(self, x: &[bf16]) -> V {
-        [x[0], x[1], x[2], x[3]].map(bf16::to_f32)
-    }
-    #[inline(always)]
-    fn store(self, v: V, out: &mut [f32]) {
-        out[..4].copy_from_slice(&v);
     }
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
@@ -85,6 +67,37 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
     }
     #[inline(always)]
+    fn scale_pow2(self, a: V, n: V) -> V {
+        zip(a, n, |a, n| {
+            let n = n as i32;
+            let half = n >> 1;
+            let pow2 = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
+            a * pow2(half) * pow2(n - half)
+        })
+    }
+}
+
+impl Simd for Portable {
+    const LANES: usize = 4;
+    const TREE: &[usize] = &[0, 2, 1, 3];
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> V {
+        [x[0], x[1], x[2], x[3]]
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16]) -> V {
+        [x[0], x[1], x[2], x[3]].map(f16::to_f32)
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> V {
+        [x[0], x[1], x[2], x[3]].map(bf16::to_f32)
+    }
+    #[inline(always)]
+    fn store(self, v: V, out: &mut [f32]) {
+        out[..4].copy_from_slice(&v);
+    }
+    #[inline(always)]
     fn widen_pairs(self, v: V) -> [V; 2] {
         [v.map(|x| f32::from_bits(x.to_bits() << 16)), v.map(|x| f32::from_bits(x.to_bits() & 0xFFFF_0000))]
     }
@@ -95,15 +108,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn lower_half(self, v: V) -> V {
         v.map(|x| f32::from_bits(x.to_bits() & 0xFFFF))
-    }
-    #[inline(always)]
-    fn scale_pow2(self, a: V, n: V) -> V {
-        zip(a, n, |a, n| {
-            let n = n as i32;
-            let half = n >> 1;
-            let pow2 = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
-            a * pow2(half) * pow2(n - half)
-        })
     }
     #[cfg_attr(debug_assertions, inline(never))]
     #[cfg_attr(not(debug_assertions), inline(always))]

@@ -3,7 +3,7 @@
 use super::Simd;
 #[cfg(target_arch = "x86_64")]
 use {
-    super::{Avx512, Pairs},
+    super::{Arithmetic, Avx512, Pairs},
     std::arch::x86_64::{
         __m256bh, __m256i, __m512bh, _mm256_storeu_si256, _mm512_and_si512, _mm512_castps_si512,
         _mm512_castsi512_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_set1_epi32,
@@ -119,7 +119,7 @@ impl Product<Avx512> for Pairs {
 }
 
 #[cfg(target_arch = "x86_64")]
-type V = <Avx512 as Simd>::F32;
+type V = <Avx512 as Arithmetic>::F32;
 
 /// A lane of two numbers rounded to `bf16`.
 #[inline]

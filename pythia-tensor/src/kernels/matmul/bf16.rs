@@ -27,7 +27,7 @@
 
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
-use crate::simd::{Avx512, Pairs, Part, Product, Simd, Which, outline};
+use crate::simd::{Arithmetic, Avx512, Pairs, Part, Product, Simd, Which, outline};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
@@ -39,7 +39,7 @@ pub(crate) const PANEL: usize = 32;
 /// Rows of activations that are multiplied with a panel together: 28 sums, two vectors of weights, one of activations.
 const TILE: usize = 14;
 
-type V = <Avx512 as Simd>::F32;
+type V = <Avx512 as Arithmetic>::F32;
 
 /// The proof that the instructions exist, for weights `W`.
 struct Rounded<W>(Pairs, PhantomData<W>);

@@ -25,15 +25,21 @@
 //! | panels, a group's chains one after another | 0.72 |
 //! | a chain's groups one after another | 0.74 |
 //! | outputs finished between groups instead of after all: their lines come and go meanwhile | 0.78 |
-//! | the next panel's weights asked for evenly by the last chain's groups (this) | 0.80 |
+//! | the next panel's weights asked for evenly by the last chain's groups | 0.80 |
+//! | all groups of a chain in one call, four steps between branches, GELU two vectors at a time (this) | 0.83 |
+//!
+//! The last row is more where another machine's work shares the core: both kernels in turns, medians of 40, 1.02 to 1.03 of the speed when
+//! it was quiet and 1.07 to 1.12 when not, where each instruction counts.
 //!
 //! Asked for while the panel before is packed, its weights have left the second-level cache when they are needed (packing takes
 //! 7 % of the time instead of 3). Packing makes it lose below about 100 rows: 48 rows 0.62, dot products 0.73. The tile's own loop
-//! runs at 0.95 or more; GELU and the outputs take 6 %. Two panels for each pass over the activations halve what is read of them, and
-//! lose 0.01: it is not the third-level cache that holds this up. Nor does it help to keep a tile's packed panels and go through them with as many groups
-//! as the second-level cache holds (384, 256 or 128 KB): with two threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to
-//! another. GELU of two vectors at a time, side by side: the same. Two chains of a group one after another, joined before they are stored: 0.93 to
-//! 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a prefill.
+//! runs at 0.96 or more and takes 83 % of the time; joining chains 4 %, GELU and the outputs 4 %, packing 4 %. Two panels for each pass
+//! over the activations halve what is read of them, and lose 0.01: it is not the third-level cache that holds this up. Nor does it help
+//! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
+//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. Two chains of a group one after another,
+//! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
+//! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
+//! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
 
 use super::KC;
 use crate::kernels::rows::{Epilogue, epilogue};
@@ -41,6 +47,9 @@ use crate::simd::{Simd, stamp};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use std::ops::Range;
+
+/// Steps of a chain between two branches.
+const STEPS: usize = 4;
 
 /// Rows of activations that are worth packing.
 const MANY: usize = 96;
@@ -117,14 +126,18 @@ impl Panels {
                 };
                 let [a_len, w_len] = [height, width].map(|width| chain_len(lanes, block.len(), width));
                 for chain in 0..lanes {
-                    let at = |group| group * group_len + start + chain * a_len;
-                    let panel = &panel[chain * w_len..][..w_len - width];
+                    let a = Chains {
+                        numbers: &groups[start + chain * a_len..],
+                        stride: group_len,
+                        len: a_len - height,
+                    };
+                    let w = &panel[chain * w_len..][..w_len - width];
+                    if chain + 1 < lanes {
+                        tiles(isa, a, w, chain, sums);
+                        continue;
+                    }
                     for (group, sums) in sums.chunks_exact_mut(levels).enumerate() {
-                        let (a, next) = (&groups[at(group)..], groups.as_ptr().wrapping_add(at(group + 1)));
-                        tile(isa, &a[..a_len - height], panel, next, chain, sums);
-                        if chain + 1 < lanes {
-                            continue;
-                        }
+                        tiles(isa, a.skip(group), w, chain, sums);
                         ask(isa, ahead, [group, group + 1].map(|group| group * ahead.cols() / count));
                         if block.end == k {
                             // Now, so that the output's lines come and go while other groups are multiplied.
@@ -137,6 +150,30 @@ impl Panels {
                 start += lanes * a_len;
             }
         }
+    }
+}
+
+/// The same chain of several groups of activations.
+#[derive(Clone, Copy)]
+struct Chains<'a> {
+    numbers: &'a [f32],
+    /// From one group to the next.
+    stride: usize,
+    /// Of a chain.
+    len: usize,
+}
+
+impl<'a> Chains<'a> {
+    /// Without the first few groups.
+    #[inline(always)]
+    fn skip(self, groups: usize) -> Self {
+        Self { numbers: &self.numbers[groups * self.stride..], ..self }
+    }
+
+    /// That of the first group, and where the next one's lies.
+    #[inline(always)]
+    fn first(self) -> (&'a [f32], *const f32) {
+        (&self.numbers[..self.len], self.numbers.as_ptr().wrapping_add(self.stride))
     }
 }
 
@@ -164,12 +201,11 @@ fn numbers(lines: &mut Lines, len: usize) -> &mut [f32] {
 stamp! {
     /// Packs a block of up to `width` rows: a chain after another, and of each, a number of every row after another.
     fn pack[W: Element](rows: Mat<'_, W>, width: usize, out: &mut [f32]) = pack_body;
-    /// Adds a chain's products of a group of activations and a panel of weights to the sums of the chains before. Asks for
-    /// as many numbers at `next` meanwhile.
+    /// Adds a chain's products of groups of activations and a panel of weights to the sums of the chains before, group after group.
     ///
     /// Not inlined, because then constants of other code are loaded in its loop for want of registers.
     #[inline(never)]
-    fn tile(a: &[f32], w: &[f32], next: *const f32, chain: usize, sums: &mut [f32]) = tile_body;
+    fn tiles(a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) = tiles_body;
     /// Asks for the columns from one to another of every row.
     fn ask[W: Element](rows: Mat<'_, W>, cols: [usize; 2]) = ask_body;
     /// Finishes some rows and columns of the tile from their sums, rows of `width` numbers. Asks for as many rows after them.
@@ -202,17 +238,26 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
 }
 
 #[inline(always)]
-fn tile_body<S: Simd>(s: S, a: &[f32], w: &[f32], next: *const f32, chain: usize, sums: &mut [f32]) {
+fn tiles_body<S: Simd>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
     if S::LANES == 8 {
-        outer_products::<S, { group_rows(8) }>(s, a, w, next, chain, sums);
+        tiles_of::<S, { group_rows(8) }>(s, a, w, chain, sums);
     } else {
-        outer_products::<S, { group_rows(4) }>(s, a, w, next, chain, sums);
+        tiles_of::<S, { group_rows(4) }>(s, a, w, chain, sums);
     }
 }
 
-/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before.
 #[inline(always)]
-fn outer_products<S: Simd, const M: usize>(
+fn tiles_of<S: Simd, const M: usize>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
+    let levels = (S::LANES.ilog2() + 1) as usize * M * 2 * S::LANES;
+    for (group, sums) in sums.chunks_exact_mut(levels).enumerate() {
+        let (a, next) = a.skip(group).first();
+        tile::<S, M>(s, a, w, next, chain, sums);
+    }
+}
+
+/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as `a` has.
+#[inline(always)]
+fn tile<S: Simd, const M: usize>(
     s: S,
     a: &[f32],
     w: &[f32],
@@ -221,14 +266,17 @@ fn outer_products<S: Simd, const M: usize>(
     sums: &mut [f32],
 ) {
     let mut acc = [[s.zero(); 2]; M];
-    for (k, (a, w)) in a.chunks_exact(M).zip(w.chunks_exact(2 * S::LANES)).enumerate() {
-        s.prefetch(next.wrapping_add(k * M));
-        let w = [s.load(w), s.load(&w[S::LANES..])];
-        for m in 0..M {
-            let x = s.splat(a[m]);
-            acc[m][0] = s.mul_add(x, w[0], acc[m][0]);
-            acc[m][1] = s.mul_add(x, w[1], acc[m][1]);
+    // Four steps at a time: a step's own instructions are few.
+    let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
+    let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
+    for (k, (a, w)) in a.zip(w).enumerate() {
+        for i in 0..STEPS {
+            s.prefetch(next.wrapping_add((STEPS * k + i) * M));
+            acc = outer_product(s, &a[i * M..], &w[i * 2 * S::LANES..], acc);
         }
+    }
+    for (a, w) in rest {
+        acc = outer_product(s, a, w, acc);
     }
     // The chain ends as many pairs as its number ends in ones; the last one ends all, and goes to the totals.
     let (pairs, all) = (chain.trailing_ones() as usize, S::LANES.ilog2() as usize);
@@ -246,6 +294,23 @@ fn outer_products<S: Simd, const M: usize>(
             s.store(if pairs == all { s.add(s.load(level), acc[m][v]) } else { acc[m][v] }, level);
         }
     }
+}
+
+/// `sums[m] + a[m] * w`, for two vectors of weights.
+#[inline(always)]
+fn outer_product<S: Simd, const M: usize>(
+    s: S,
+    a: &[f32],
+    w: &[f32],
+    mut sums: [[S::F32; 2]; M],
+) -> [[S::F32; 2]; M] {
+    let w = [s.load(w), s.load(&w[S::LANES..])];
+    for m in 0..M {
+        let x = s.splat(a[m]);
+        sums[m][0] = s.mul_add(x, w[0], sums[m][0]);
+        sums[m][1] = s.mul_add(x, w[1], sums[m][1]);
+    }
+    sums
 }
 
 #[inline(always)]

@@ -5,8 +5,8 @@ use super::nibbles;
 use super::{AsInt8, Codes};
 use crate::Isa;
 use crate::quantized::{BLOCK, Bits, GROUP, ZERO};
-use crate::simd::Simd;
 use crate::simd::int8::{Int8, stamp_int8};
+use crate::simd::{Arithmetic, Simd};
 use std::ops::Range;
 
 /// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
@@ -111,7 +111,7 @@ fn form_body<D: Int8>(_: D) -> Form {
 
 /// The scale of a block of activations, and its inverse in all lanes.
 #[inline(always)]
-pub(super) fn scale<D: Int8>(d: D, block: &[f32]) -> (f32, <D::F32s as Simd>::F32) {
+pub(super) fn scale<D: Int8>(d: D, block: &[f32]) -> (f32, <D::F32s as Arithmetic>::F32) {
     let s = d.f32s();
     let (mut top, mut not_finite) = (s.zero(), s.zero());
     for x in block.chunks(D::LANES) {

@@ -2,8 +2,8 @@
 
 use super::{AHEAD, Codes, Panels, Rounded};
 use crate::quantized::{BLOCK, GROUP, PANEL};
-use crate::simd::Simd;
 use crate::simd::int8::Int8;
+use crate::simd::{Arithmetic, Simd};
 
 /// `M` rows: each panel is read once, `P` far apart at a time, so that each is part of a long stream through memory. `V` vectors make a
 /// line.

@@ -8,7 +8,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use super::Simd;
+use super::{Arithmetic, Simd};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Vnni;
 
@@ -50,11 +50,11 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     /// `a + b`.
     fn add(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// The nearest `f32`s.
-    fn to_f32(self, sums: Self::Sums) -> <Self::F32s as Simd>::F32;
+    fn to_f32(self, sums: Self::Sums) -> <Self::F32s as Arithmetic>::F32;
 
     /// Writes integers from -128 to 127, the activations of [`Int8::dot`], to the first `LANES * PARTS` bytes of `out`. Panics
     /// if there are fewer.
-    fn store_codes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
+    fn store_codes(self, x: <Self::F32s as Arithmetic>::F32, out: &mut [i8]);
 }
 
 /// int4 weights as bytes: for instruction sets whose product of bytes is exact.
@@ -85,7 +85,7 @@ pub(crate) trait Nibbles: Int8 {
     /// `sums + a · b`, over the two 16 bits of each row.
     fn dot_shorts(self, sums: Self::Sums, a: Self::Bytes, b: Self::Bytes) -> Self::Sums;
     /// Writes integers from -128 to 127 to the first `LANES` bytes of `out`. Panics if there are fewer.
-    fn store_bytes(self, x: <Self::F32s as Simd>::F32, out: &mut [i8]);
+    fn store_bytes(self, x: <Self::F32s as Arithmetic>::F32, out: &mut [i8]);
 }
 
 /// As `stamp!`, for bodies over [`Int8`]; one with AVX2 may be another.

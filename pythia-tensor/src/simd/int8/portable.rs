@@ -3,7 +3,7 @@
 
 use super::{Expand, Int8};
 use crate::quantized::expand;
-use crate::simd::{Portable, Simd};
+use crate::simd::{Arithmetic, Portable};
 
 impl Int8 for Portable {
     type F32s = Self;
@@ -40,7 +40,7 @@ impl Int8 for Portable {
     }
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        Simd::add(self, a, b)
+        Arithmetic::add(self, a, b)
     }
     #[inline(always)]
     fn to_f32(self, sums: [f32; 4]) -> [f32; 4] {
