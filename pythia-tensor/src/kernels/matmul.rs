@@ -65,8 +65,9 @@
 //! | far apart (this; with AVX-512 not measured) | 43 | 55 | 64 | 74 | 75 | 83 | 108 | 106 | 113 | 98 |
 //!
 //! One and two rows with AVX2 leave the asking to the machine: 24 instead of 20 GB/s, and 44 instead of 40 GFLOP/s. From three rows on,
-//! that loses 5 to 10 %. A block of K of all groups after another instead of all of a row: 0.95 of the speed; 6 x 2 tiles for five and six
-//! rows: 0.9 to 1.1.
+//! that loses 5 to 10 %, and asking for the first 64 to 512 numbers of a row alone 10 to 20 %: the machine's own asking then stops. A
+//! block of K of all groups after another instead of all of a row: 0.95 of the speed; 6 x 2 tiles for six rows: 0.95; 5 x 2 for five: 1.05 with
+//! rows of 2 KB, 0.99 with 4 KB; 4 x 2 and 5 x 2 for eight: 0.85; 8 x 1: 0.6; 3 x 3: 0.95.
 //!
 //! One row of activations on the Zen 4 core, as GB/s of one core that reads 26 at best:
 //!
@@ -361,12 +362,13 @@ impl<S: Simd, D: Dot<S>, const M: usize, const N: usize> Part<S> for Dots<'_, D,
     }
 }
 
-/// Whether `M x N` sums, the operands that wait and one more leave some of 16 registers free. Then a stretch's steps follow each other
-/// without branches; else the compiler, which loads ahead, would keep sums in memory (4 x 3: 0.8 to 0.9 of the speed). With 32
-/// registers not measured.
+/// Whether `M x N` sums, the operands that wait and one more leave three of AVX2's 16 registers free. Then a stretch's steps follow each
+/// other without branches; else the compiler, which loads ahead, would keep sums in memory (4 x 3: 0.8 to 0.9 of the speed). For other
+/// instruction sets not measured.
 const fn spare<S: Simd>(m: usize, n: usize) -> bool {
     let waiting = if m < n { m } else { n };
-    S::LANES < 16 && m * n + waiting + 1 <= 13
+    let (used, spare) = (m * n + waiting + 1, 3);
+    S::LANES == 8 && used + spare <= 16
 }
 
 /// Adds the dot products of `M` rows with `N` rows of weights to `sums`.
@@ -386,7 +388,9 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     // Prefetches are spread over the loop, a line of each row of weights at a time: in bursts, they keep the loads waiting.
     let line = 64 / size_of::<D::W>();
     let stretch = line.max(D::STEP);
+    assert!(stretch.is_multiple_of(D::STEP), "steps of {} in {stretch}", D::STEP);
     let whole = len / stretch * stretch;
+    let unrolled = if const { spare::<S>(M, N) } { stretch / D::STEP } else { 1 };
     let mut acc = [[s.zero(); N]; M];
     let mut k = 0;
     while k < whole {
@@ -395,8 +399,8 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         }
         let end = k + stretch;
         while k < end {
-            for _ in 0..if const { spare::<S>(M, N) } { stretch / D::STEP } else { 1 } {
-                // SAFETY: `k + STEP <= whole <= len`, the length of every row.
+            for _ in 0..unrolled {
+                // SAFETY: `k + STEP <= whole <= len`, the length of every row, as whole steps make a stretch.
                 let a = |i: usize| unsafe { a[i].get_unchecked(k..k + D::STEP) };
                 // SAFETY: as above; `j < N`, and the last of `N` rows of weights has `len` elements too.
                 let w = |j: usize| unsafe { rows.get_unchecked(j * stride + k..j * stride + k + D::STEP) };

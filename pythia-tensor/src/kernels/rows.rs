@@ -86,11 +86,21 @@ fn gelu<S: Arithmetic>(s: S, x: S::F32, form: Gelu) -> S::F32 {
 
 #[inline(always)]
 fn gelu_body<S: Simd>(s: S, x: &mut [f32], form: Gelu) {
-    let two = Two(s);
-    for x in x.chunks_mut(2 * S::LANES) {
-        let y = gelu(two, two.load_part(x), form);
-        two.store_part(y, x);
+    let (pairs, rest) = x.split_at_mut(whole_pairs::<S>(x.len()));
+    gelu_all(Two(s), pairs, form);
+    gelu_all(s, rest, form);
+}
+
+#[inline(always)]
+fn gelu_all<S: Arithmetic>(s: S, x: &mut [f32], form: Gelu) {
+    for x in x.chunks_mut(S::LANES) {
+        s.store_part(gelu(s, s.load_part(x), form), x);
     }
+}
+
+/// How many of `len` elements fill pairs of vectors.
+fn whole_pairs<S: Simd>(len: usize) -> usize {
+    len / Two::<S>::LANES * Two::<S>::LANES
 }
 
 #[inline(always)]
@@ -129,20 +139,27 @@ impl Epilogue<'_> {
 /// Finishes a row of `sums` into `out`.
 #[inline(always)]
 pub(super) fn epilogue<S: Simd>(s: S, sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) {
-    let two = Two(s);
-    for (i, out) in out.chunks_mut(2 * S::LANES).enumerate() {
-        let at = 2 * i * S::LANES..2 * i * S::LANES + out.len();
-        let mut x = two.load_part(&sums[at.clone()]);
+    let (pairs, cols) = (whole_pairs::<S>(out.len()), out.len());
+    let (first, rest) = out.split_at_mut(pairs);
+    finish(Two(s), &sums[..pairs], then.slice(0..pairs), first);
+    finish(s, &sums[pairs..], then.slice(pairs..cols), rest);
+}
+
+#[inline(always)]
+fn finish<S: Arithmetic>(s: S, sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) {
+    for (i, out) in out.chunks_mut(S::LANES).enumerate() {
+        let at = i * S::LANES..i * S::LANES + out.len();
+        let mut x = s.load_part(&sums[at.clone()]);
         if let Some(bias) = then.bias {
-            x = two.add(x, two.load_part(&bias[at]));
+            x = s.add(x, s.load_part(&bias[at]));
         }
         if let Some(form) = then.gelu {
-            x = gelu(two, x, form);
+            x = gelu(s, x, form);
         }
         if then.add {
-            x = two.add(two.load_part(out), x);
+            x = s.add(s.load_part(out), x);
         }
-        two.store_part(x, out);
+        s.store_part(x, out);
     }
 }
 

@@ -31,6 +31,7 @@ macro_rules! intrinsics {
 
 impl Arithmetic for Avx2 {
     type F32 = __m256;
+    const LANES: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -91,17 +92,21 @@ impl Arithmetic for Avx2 {
             _mm256_mul_ps(_mm256_mul_ps(a, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
         })
     }
-}
-
-impl Simd for Avx2 {
-    const LANES: usize = 8;
-    const TREE: &[usize] = &[0, 2, 1, 3, 4, 6, 5, 7];
-
     #[inline(always)]
     fn load(self, x: &[f32]) -> __m256 {
         let x = &x[..8];
         intrinsics!(_mm256_loadu_ps(x.as_ptr()))
     }
+    #[inline(always)]
+    fn store(self, v: __m256, out: &mut [f32]) {
+        let out = &mut out[..8];
+        intrinsics!(_mm256_storeu_ps(out.as_mut_ptr(), v));
+    }
+}
+
+impl Simd for Avx2 {
+    const TREE: &[usize] = &[0, 2, 1, 3, 4, 6, 5, 7];
+
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> __m256 {
         let x = &x[..8];
@@ -114,11 +119,6 @@ impl Simd for Avx2 {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         })
-    }
-    #[inline(always)]
-    fn store(self, v: __m256, out: &mut [f32]) {
-        let out = &mut out[..8];
-        intrinsics!(_mm256_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn transpose(self, mut v: [__m256; 16]) -> [__m256; 16] {

@@ -36,6 +36,7 @@ fn first(n: usize) -> __mmask16 {
 
 impl Arithmetic for Avx512 {
     type F32 = __m512;
+    const LANES: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -89,17 +90,30 @@ impl Arithmetic for Avx512 {
     fn scale_pow2(self, a: __m512, n: __m512) -> __m512 {
         intrinsics!(_mm512_scalef_ps(a, n))
     }
-}
-
-impl Simd for Avx512 {
-    const LANES: usize = 16;
-    const TREE: &[usize] = &[0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
-
     #[inline(always)]
     fn load(self, x: &[f32]) -> __m512 {
         let x = &x[..16];
         intrinsics!(_mm512_loadu_ps(x.as_ptr()))
     }
+    #[inline(always)]
+    fn store(self, v: __m512, out: &mut [f32]) {
+        let out = &mut out[..16];
+        intrinsics!(_mm512_storeu_ps(out.as_mut_ptr(), v));
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> __m512 {
+        // SAFETY: the masked lanes are inside the slice; the others are not read.
+        intrinsics!(_mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()))
+    }
+    #[inline(always)]
+    fn store_part(self, v: __m512, out: &mut [f32]) {
+        intrinsics!(_mm512_mask_storeu_ps(out.as_mut_ptr(), first(out.len()), v));
+    }
+}
+
+impl Simd for Avx512 {
+    const TREE: &[usize] = &[0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15];
+
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> __m512 {
         let x = &x[..16];
@@ -112,11 +126,6 @@ impl Simd for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         })
-    }
-    #[inline(always)]
-    fn store(self, v: __m512, out: &mut [f32]) {
-        let out = &mut out[..16];
-        intrinsics!(_mm512_storeu_ps(out.as_mut_ptr(), v));
     }
     #[inline(always)]
     fn transpose(self, mut v: [__m512; 16]) -> [__m512; 16] {
@@ -201,14 +210,5 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn keep(self, v: __m512, n: usize) -> __m512 {
         intrinsics!(_mm512_maskz_mov_ps(first(n), v))
-    }
-    #[inline(always)]
-    fn load_part(self, x: &[f32]) -> __m512 {
-        // SAFETY: the masked lanes are inside the slice; the others are not read.
-        intrinsics!(_mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()))
-    }
-    #[inline(always)]
-    fn store_part(self, v: __m512, out: &mut [f32]) {
-        intrinsics!(_mm512_mask_storeu_ps(out.as_mut_ptr(), first(out.len()), v));
     }
 }

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
-use super::{Portable, Simd};
+use super::{Arithmetic, Portable};
 use crate::Error;
 use std::fmt;
 use std::sync::OnceLock;

@@ -1,8 +1,8 @@
 //! One vocabulary of vector operations, and the instruction sets it is stamped out for.
 //!
-//! A kernel body is written once, generic over [`Simd`], and marked `#[inline(always)]`; `stamp!` makes of it one
+//! A kernel body is written once, generic over [`Simd`] (or over [`Arithmetic`], where it computes lane by lane), and marked `#[inline(always)]`; `stamp!` makes of it one
 //! function per instruction set and a front that chooses at run time by [`Isa`]. The vector length is the
-//! instruction set's own ([`Simd::LANES`]), so sums may differ in their last bits from one instruction set to
+//! instruction set's own ([`Arithmetic::LANES`]), so sums may differ in their last bits from one instruction set to
 //! another, never from one call to another.
 
 #[cfg(target_arch = "x86_64")]
@@ -62,11 +62,21 @@ pub trait Part<S> {
     fn run(self, s: S);
 }
 
-/// What is computed lane by lane, of one vector or of several side by side.
+/// What is computed lane by lane, of one vector of `f32` or of several side by side ([`Two`]), and its way from and to memory.
+///
+/// A value of an implementing type is the proof that the machine has the instructions: it can only be made where they were
+/// detected. The methods are safe because of that proof and because loads and stores check their slices.
 pub trait Arithmetic: Copy {
     /// The lanes.
     type F32: Copy;
 
+    /// How many: 4, 8 or 16 in a vector.
+    const LANES: usize;
+
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load(self, x: &[f32]) -> Self::F32;
+    /// Writes all lanes to the first `LANES` elements. Panics if there are fewer.
+    fn store(self, v: Self::F32, out: &mut [f32]);
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
     /// All lanes zero.
@@ -99,26 +109,40 @@ pub trait Arithmetic: Copy {
     fn select_lt(self, a: Self::F32, b: Self::F32, then: Self::F32, otherwise: Self::F32) -> Self::F32;
     /// `a * 2^n` for integers `n` in [-252, 252], rounded once at the end when the result is subnormal.
     fn scale_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
+
+    /// Like [`Arithmetic::load`], with zeros after the end of a shorter slice.
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::F32 {
+        if x.len() >= Self::LANES {
+            return self.load(x);
+        }
+        let mut lanes = [0.0; 32];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// Like [`Arithmetic::store`], without the lanes after the end of a shorter slice.
+    #[inline(always)]
+    fn store_part(self, v: Self::F32, out: &mut [f32]) {
+        if out.len() >= Self::LANES {
+            return self.store(v, out);
+        }
+        let mut lanes = [0.0; 32];
+        self.store(v, &mut lanes);
+        let n = out.len();
+        out.copy_from_slice(&lanes[..n]);
+    }
 }
 
-/// Vector operations on `f32` lanes. A value of an implementing type is the proof that the machine has the
-/// instructions: it can only be made where they were detected.
-///
-/// The methods are safe because of that proof and because loads and stores check their slices.
+/// The operations of one vector of an instruction set.
 pub trait Simd: Arithmetic + Send + Sync + 'static {
-    /// Numbers in a vector: 4, 8 or 16.
-    const LANES: usize;
     /// The lanes in such an order that [`Simd::sum4`] adds neighbours, then neighbouring pairs, and so on.
     const TREE: &[usize];
 
-    /// The first `LANES` elements. Panics if there are fewer.
-    fn load(self, x: &[f32]) -> Self::F32;
     /// The first `LANES` elements, widened. Panics if there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::F32;
     /// The first `LANES` elements, widened. Panics if there are fewer.
     fn load_bf16(self, x: &[bf16]) -> Self::F32;
-    /// Writes all lanes to the first `LANES` elements. Panics if there are fewer.
-    fn store(self, v: Self::F32, out: &mut [f32]);
 
     /// Of the first `LANES` vectors: lane `j` of vector `i` becomes lane `i` of vector `j`.
     fn transpose(self, v: [Self::F32; 16]) -> [Self::F32; 16];
@@ -160,28 +184,5 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         self.store(v, &mut lanes);
         lanes[n..].fill(0.0);
         self.load(&lanes)
-    }
-
-    /// Like [`Simd::load`], with zeros after the end of a shorter slice.
-    #[inline(always)]
-    fn load_part(self, x: &[f32]) -> Self::F32 {
-        if x.len() >= Self::LANES {
-            return self.load(x);
-        }
-        let mut lanes = [0.0; 16];
-        lanes[..x.len()].copy_from_slice(x);
-        self.load(&lanes)
-    }
-
-    /// Like [`Simd::store`], without the lanes after the end of a shorter slice.
-    #[inline(always)]
-    fn store_part(self, v: Self::F32, out: &mut [f32]) {
-        if out.len() >= Self::LANES {
-            return self.store(v, out);
-        }
-        let mut lanes = [0.0; 16];
-        self.store(v, &mut lanes);
-        let n = out.len();
-        out.copy_from_slice(&lanes[..n]);
     }
 }

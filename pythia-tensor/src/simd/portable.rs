@@ -17,6 +17,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 
 impl Arithmetic for Portable {
     type F32 = V;
+    const LANES: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -75,16 +76,19 @@ impl Arithmetic for Portable {
             a * pow2(half) * pow2(n - half)
         })
     }
-}
-
-impl Simd for Portable {
-    const LANES: usize = 4;
-    const TREE: &[usize] = &[0, 2, 1, 3];
-
     #[inline(always)]
     fn load(self, x: &[f32]) -> V {
         [x[0], x[1], x[2], x[3]]
     }
+    #[inline(always)]
+    fn store(self, v: V, out: &mut [f32]) {
+        out[..4].copy_from_slice(&v);
+    }
+}
+
+impl Simd for Portable {
+    const TREE: &[usize] = &[0, 2, 1, 3];
+
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {
         [x[0], x[1], x[2], x[3]].map(f16::to_f32)
@@ -92,10 +96,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_bf16(self, x: &[bf16]) -> V {
         [x[0], x[1], x[2], x[3]].map(bf16::to_f32)
-    }
-    #[inline(always)]
-    fn store(self, v: V, out: &mut [f32]) {
-        out[..4].copy_from_slice(&v);
     }
     #[inline(always)]
     fn widen_pairs(self, v: V) -> [V; 2] {

@@ -7,34 +7,19 @@ use super::{Arithmetic, Simd};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Two<S>(pub(crate) S);
 
-impl<S: Simd> Two<S> {
-    /// The elements of `x`, at most `2 LANES`, with zeros after the end.
-    #[inline(always)]
-    pub(crate) fn load_part(self, x: &[f32]) -> [S::F32; 2] {
-        if x.len() == 2 * S::LANES {
-            return [self.0.load(x), self.0.load(&x[S::LANES..])];
-        }
-        let (first, second) = x.split_at(x.len().min(S::LANES));
-        [self.0.load_part(first), self.0.load_part(second)]
-    }
-
-    /// Writes the first lanes of `v` to `out`, at most `2 LANES` elements.
-    #[inline(always)]
-    pub(crate) fn store_part(self, v: [S::F32; 2], out: &mut [f32]) {
-        let (first, second) = out.split_at_mut(out.len().min(S::LANES));
-        if second.len() == S::LANES {
-            self.0.store(v[0], first);
-            self.0.store(v[1], second);
-            return;
-        }
-        self.0.store_part(v[0], first);
-        self.0.store_part(v[1], second);
-    }
-}
-
 impl<S: Simd> Arithmetic for Two<S> {
     type F32 = [S::F32; 2];
+    const LANES: usize = 2 * S::LANES;
 
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::F32 {
+        [self.0.load(x), self.0.load(&x[S::LANES..])]
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F32, out: &mut [f32]) {
+        self.0.store(v[0], out);
+        self.0.store(v[1], &mut out[S::LANES..]);
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
         [self.0.splat(x); 2]

@@ -26,14 +26,15 @@
 //! | a chain's groups one after another | 0.74 |
 //! | outputs finished between groups instead of after all: their lines come and go meanwhile | 0.78 |
 //! | the next panel's weights asked for evenly by the last chain's groups | 0.80 |
-//! | all groups of a chain in one call, four steps between branches, GELU two vectors at a time (this) | 0.83 |
+//! | a chain's groups in one call (the last chain's apart), four steps between branches, GELU two vectors at a time (this) | 0.82 |
 //!
-//! The last row is more where another machine's work shares the core: both kernels in turns, medians of 40, 1.02 to 1.03 of the speed when
-//! it was quiet and 1.07 to 1.12 when not, where each instruction counts.
+//! The last row is more where another machine's work shares the core and each instruction counts: both kernels in turns, medians of 40,
+//! 1.02 to 1.04 of the speed when it was quiet and 1.07 to 1.12 when not. GELU's part of it is 1.01 (two vectors take 0.7 of the time of
+//! one after the other).
 //!
 //! Asked for while the panel before is packed, its weights have left the second-level cache when they are needed (packing takes
 //! 7 % of the time instead of 3). Packing makes it lose below about 100 rows: 48 rows 0.62, dot products 0.73. The tile's own loop
-//! runs at 0.96 or more and takes 83 % of the time; joining chains 4 %, GELU and the outputs 4 %, packing 4 %. Two panels for each pass
+//! runs at 0.98 and takes 83 % of the time; joining chains 4 %, GELU and the outputs 5 %, packing weights 2.5 %, activations 1.5 %, asking 1 %. Two panels for each pass
 //! over the activations halve what is read of them, and lose 0.01: it is not the third-level cache that holds this up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
 //! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. Two chains of a group one after another,
@@ -111,7 +112,7 @@ impl Panels {
         let (count, group_len) = (rows.len().div_ceil(height), self.group_len(k));
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
         // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
-        let (total, levels) = (height * width, (lanes.ilog2() + 1) as usize * height * width);
+        let (total, levels) = (height * width, levels_len(lanes));
         let sums = numbers(sums, count * levels);
         let panel = numbers(panel, lanes * chain_len(lanes, k.min(KC), width));
         for n0 in cols.clone().step_by(width) {
@@ -187,6 +188,11 @@ const fn group_rows(lanes: usize) -> usize {
     if lanes == 8 { 6 } else { 4 }
 }
 
+/// Numbers of a group's sums: of 1, 2, 4, ... chains that wait for as many others, and the totals.
+const fn levels_len(lanes: usize) -> usize {
+    (lanes.ilog2() + 1) as usize * group_rows(lanes) * 2 * lanes
+}
+
 /// Numbers of a chain of a block of `k`, for `width` rows. It has room for another step: packing writes whole vectors, and
 /// chains a power of two apart would share their places in the cache.
 const fn chain_len(lanes: usize, k: usize, width: usize) -> usize {
@@ -248,14 +254,14 @@ fn tiles_body<S: Simd>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut 
 
 #[inline(always)]
 fn tiles_of<S: Simd, const M: usize>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
-    let levels = (S::LANES.ilog2() + 1) as usize * M * 2 * S::LANES;
-    for (group, sums) in sums.chunks_exact_mut(levels).enumerate() {
+    for (group, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
         tile::<S, M>(s, a, w, next, chain, sums);
     }
 }
 
-/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as `a` has.
+/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as the whole
+/// stretches of `STEPS` have.
 #[inline(always)]
 fn tile<S: Simd, const M: usize>(
     s: S,
@@ -266,7 +272,7 @@ fn tile<S: Simd, const M: usize>(
     sums: &mut [f32],
 ) {
     let mut acc = [[s.zero(); 2]; M];
-    // Four steps at a time: a step's own instructions are few.
+    // Several steps between branches: a step's own instructions are few.
     let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
     let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
     for (k, (a, w)) in a.zip(w).enumerate() {

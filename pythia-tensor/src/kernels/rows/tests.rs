@@ -1,5 +1,6 @@
 use super::*;
 use crate::Isa;
+use crate::simd::stamp;
 use proptest::prelude::*;
 
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -97,5 +98,25 @@ fn softmax_ignores_masked_entries() {
         let mut x = [0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
         softmax_row(isa, &mut x);
         assert_eq!(x, [0.5, 0.0, 0.5, 0.0, 0.0], "{isa}");
+    }
+}
+
+stamp! {
+    fn gelu_by_single_vectors(x: &mut [f32], form: Gelu) = gelu_all;
+}
+
+#[test]
+fn two_vectors_side_by_side_have_the_bits_of_one() {
+    let bits = |x: &[f32]| -> Vec<u32> { x.iter().map(|x| x.to_bits()).collect() };
+    for &isa in Isa::available() {
+        for form in [Gelu::Erf, Gelu::Tanh] {
+            for len in 0..=4 * isa.lanes() + 1 {
+                let x: Vec<f32> = (0..len).map(|i| (i as f32 * 0.77 - 9.0) * 0.4).collect();
+                let (mut two, mut one) = (x.clone(), x);
+                gelu_row(isa, &mut two, form);
+                gelu_by_single_vectors(isa, &mut one, form);
+                assert_eq!(bits(&two), bits(&one), "{isa}, {form:?}, {len} elements");
+            }
+        }
     }
 }
