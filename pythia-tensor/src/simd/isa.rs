@@ -1,8 +1,8 @@
 //! Which instruction sets there are, which of them this machine has, and how one is chosen.
 
+use super::{Arithmetic, Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
-use super::{Arithmetic, Portable};
 use crate::Error;
 use std::fmt;
 use std::sync::OnceLock;
