@@ -62,7 +62,7 @@ pub trait Part<S> {
     fn run(self, s: S);
 }
 
-/// What is computed lane by lane, of one vector of `f32` or of several side by side ([`Two`]), and its way from and to memory.
+/// What is computed lane by lane, of one vector of `f32` or of several side by side (`Two`), and its way from and to memory.
 ///
 /// A value of an implementing type is the proof that the machine has the instructions: it can only be made where they were
 /// detected. The methods are safe because of that proof and because loads and stores check their slices.
