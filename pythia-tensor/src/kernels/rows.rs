@@ -98,7 +98,8 @@ fn gelu_all<S: Arithmetic>(s: S, x: &mut [f32], form: Gelu) {
     }
 }
 
-/// How many of `len` elements fill pairs of vectors.
+/// How many of `len` elements fill pairs of vectors. Only these go side by side: for an empty second vector, half the work would be wasted
+/// (AVX-512's tiles of 16 columns are one vector wide).
 fn whole_pairs<S: Simd>(len: usize) -> usize {
     len / Two::<S>::LANES * Two::<S>::LANES
 }

@@ -1,9 +1,9 @@
 //! One vocabulary of vector operations, and the instruction sets it is stamped out for.
 //!
-//! A kernel body is written once, generic over [`Simd`] (or over [`Arithmetic`], where it computes lane by lane), and marked `#[inline(always)]`; `stamp!` makes of it one
-//! function per instruction set and a front that chooses at run time by [`Isa`]. The vector length is the
-//! instruction set's own ([`Arithmetic::LANES`]), so sums may differ in their last bits from one instruction set to
-//! another, never from one call to another.
+//! A kernel body is written once, generic over [`Simd`] (or over [`Arithmetic`], where it computes lane by lane), and marked
+//! `#[inline(always)]`; `stamp!` makes of it one function per instruction set and a front that chooses at run time by [`Isa`]. The
+//! vector length is the instruction set's own ([`Arithmetic::LANES`]), so sums may differ in their last bits from one instruction
+//! set to another, never from one call to another.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
