@@ -50,6 +50,11 @@ impl Lines {
         self.bytes_mut(len)
     }
 
+    /// The first `len` words, which come into being as zeros.
+    pub(crate) fn floats(&mut self, len: usize) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.at_least(len * size_of::<f32>()))
+    }
+
     /// The first `len` bytes.
     pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]

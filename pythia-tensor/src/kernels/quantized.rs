@@ -65,19 +65,27 @@
 mod nibbles;
 mod rounded;
 mod streams;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized};
 use crate::simd::int8::{Expand, Int8, stamp_int8};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Amx, int8::Vnni};
 use crate::simd::{Arithmetic, Simd};
 use crate::tensor::Lines;
 use crate::{Isa, Mat};
+use rounded::inverse;
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};
-use rounded::{HEADER, inverse};
 use std::ops::Range;
 use streams::few_rows;
 
 /// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
 pub(crate) const COLS: usize = 64;
+
+/// Rows that the streams take best, even where there are tiles.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 4;
 
 /// How many bytes ahead a stream asks memory for: a page, which the machine's own prefetching does not leave.
 const AHEAD: usize = 4096;
@@ -102,6 +110,29 @@ pub(crate) fn quantized_products(
         bytes: &w.bytes()[cols.start / PANEL * w.panel_bytes()..][..panels * w.panel_bytes()],
         len: w.panel_bytes(),
     };
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx()
+        && a.rows() > FEW
+    {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn tiles<B: Bytes<Vnni>>(
+            simd: (Vnni, Amx),
+            a: Rounded<'_>,
+            w: Panels<'_>,
+            out: &mut [f32],
+            scratch: &mut Lines,
+        ) {
+            tiles::tiles::<B>(simd, a, w, out, scratch);
+        }
+        // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
+        return unsafe {
+            let simd = (Vnni::new(), amx);
+            match w.bits() {
+                Bits::Int8 => tiles::<AsInt8>(simd, a, panels, out, scratch),
+                Bits::Int4 => tiles::<AsInt4>(simd, a, panels, out, scratch),
+            }
+        };
+    }
     match w.bits() {
         _ if a.rows() == 0 => {}
         Bits::Int8 => int8_products(isa, a, panels, out, scratch),
@@ -173,7 +204,7 @@ fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], sc
 trait Codes<D: Int8> {
     const BITS: Bits;
     /// Of the activations: that of bytes, unless said otherwise.
-    const FORM: Form = Form { header: HEADER, words: D::PARTS };
+    const FORM: Form = Form { header: D::HEADER, words: D::PARTS };
 
     /// What the sums of a block start from, given a row's header.
     #[inline(always)]
@@ -213,7 +244,7 @@ impl<D: Int8> Codes<D> for AsInt8 {
     ) {
         let lines = blocks[0].len() / 64;
         assert!(blocks.iter().all(|codes| codes.len() == 64 * lines), "codes of a panel's block");
-        assert!(rows.iter().all(|row| row.len() == HEADER + lines * D::PARTS), "words of a row");
+        assert!(rows.iter().all(|row| row.len() == D::HEADER + lines * D::PARTS), "words of a row");
         for line in 0..lines {
             for p in 0..P {
                 d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + AHEAD));
@@ -224,7 +255,7 @@ impl<D: Int8> Codes<D> for AsInt8 {
                     for part in 0..D::PARTS {
                         for m in 0..M {
                             // SAFETY: there is a word for every part of a line.
-                            let word = unsafe { rows[m].get_unchecked(HEADER + line * D::PARTS + part) };
+                            let word = unsafe { rows[m].get_unchecked(D::HEADER + line * D::PARTS + part) };
                             sums[m][p][v] = d.dot(sums[m][p][v], w[part], word.to_bits() as i32);
                         }
                     }
@@ -269,12 +300,12 @@ impl<D: Expand> Codes<D> for AsInt4 {
         rows: &[&[f32]; M],
     ) {
         let count = (blocks[0].len() - GROUPS) / (64 * LINES);
-        assert!(rows.iter().all(|row| row.len() == HEADER + count * 2 * LINES), "words of a row");
+        assert!(rows.iter().all(|row| row.len() == D::HEADER + count * 2 * LINES), "words of a row");
         // No iterators but ranges: `zip` was not inlined, and then the sums were stored and loaded for every group.
         for g in 0..count {
             for p in 0..P {
                 let (groups, codes) = blocks[p].split_at(GROUPS);
-                let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], HEADER + g * 2 * LINES);
+                let (lines, at) = (&codes[g * 64 * LINES..][..64 * LINES], D::HEADER + g * 2 * LINES);
                 for v in 0..V {
                     let group = d.group(&groups[g * PANEL + v * D::LANES..]);
                     for i in 0..LINES {
@@ -390,7 +421,7 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>
     let mut rows: [&[f32]; M] = [&[]; M];
     let mut sums = [[[d.splat(0); V]; P]; M];
     for m in 0..M {
-        rows[m] = &a.block(first + m, at)[..HEADER + steps * parts];
+        rows[m] = &a.block(first + m, at)[..D::HEADER + steps * parts];
         sums[m] = [[d.splat(rows[m][1].to_bits() as i32); V]; P];
     }
     for p in 0..P {
@@ -414,7 +445,7 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>
         for part in 0..parts {
             for m in 0..M {
                 // SAFETY: every row has so many words.
-                let word = unsafe { rows[m].get_unchecked(HEADER + step * parts + part) }.to_bits() as i32;
+                let word = unsafe { rows[m].get_unchecked(D::HEADER + step * parts + part) }.to_bits() as i32;
                 for p in 0..P {
                     for v in 0..V {
                         sums[m][p][v] = d.dot(sums[m][p][v], w[p][v][part], word);

@@ -5,6 +5,7 @@ use super::matmul::{Product, Weight};
 use crate::kernels::matmul::round_row;
 use crate::kernels::matmul::{Packed, Panels};
 use crate::kernels::quantized::{Form, Rounded, round_activations};
+use crate::tensor::Lines;
 use crate::{Bits, Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::ops::Range;
 
@@ -54,7 +55,7 @@ impl To {
 /// Prepared activations, for every matrix whose kernel does not read it where it lies. It keeps its memory.
 #[derive(Default)]
 pub(super) struct Activations {
-    words: Vec<f32>,
+    words: Lines,
     /// Whose they are, what they are, and where they lie.
     places: Vec<([usize; 4], To, Range<usize>)>,
 }
@@ -73,9 +74,6 @@ impl Activations {
             let units = a.rows().div_ceil(rows);
             let place = start..start + units * words;
             start = place.end;
-            if self.words.len() < start {
-                self.words.resize(start, 0.0);
-            }
             self.places.push((a.key(), to, place.clone()));
             if place.is_empty() {
                 continue;
@@ -87,7 +85,7 @@ impl Activations {
                 }
             };
             let parts = if a.rows() * a.cols() < ALONE { 1 } else { 4 * crew.threads() };
-            let out = MatMut::new(&mut self.words[place], words);
+            let out = MatMut::new(&mut self.words.floats(start)[place], words);
             crew.run(&mut [Tiles::new(out, units.div_ceil(parts), words, &work)]);
         }
     }
@@ -99,7 +97,7 @@ impl Activations {
     fn words(&self, a: Mat<'_>, to: To) -> &[f32] {
         let found = self.places.iter().find(|&&(key, other, _)| (key, other) == (a.key(), to));
         let (_, _, place) = found.unwrap_or_else(|| panic!("{a:?} was not prepared"));
-        &self.words[place.clone()]
+        &bytemuck::cast_slice(self.words.as_ref())[place.clone()]
     }
 
     /// The codes of `a`, for weights of so many bits.
@@ -108,10 +106,11 @@ impl Activations {
         Rounded::new(self.words(a, To::Codes(form)), a.cols(), form)
     }
 
-    /// `a` in pairs of bf16.
+    /// `a` in pairs of bf16, whole cache lines of them.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
-        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1).slice_cols(0..a.cols().div_ceil(2))
+        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1)
+            .slice_cols(0..a.cols().div_ceil(32) * 16)
     }
 
     /// `a` packed.

@@ -180,7 +180,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             // Quantised weights give sums for whole groups of columns.
             let stride = cols.len().next_multiple_of(quantized::COLS);
             let len = rows.len() * stride;
-            let sums: &mut [f32] = bytemuck::cast_slice_mut(sums.at_least(len * size_of::<f32>()));
+            let sums = sums.floats(len);
             let a = activations.codes(isa, product.a, w.bits()).slice_rows(rows.clone());
             quantized_products(isa, a, w, cols.clone(), sums, expanded);
             let then = then.slice(cols.clone());

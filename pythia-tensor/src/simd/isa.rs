@@ -1,8 +1,8 @@
 //! Which instruction sets there are, which of them this machine has, and how one is chosen.
 
-use super::{Arithmetic, Portable};
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512};
+use super::{Amx, Avx2, Avx512, amx};
+use super::{Arithmetic, Portable};
 use crate::Error;
 use std::fmt;
 use std::sync::OnceLock;
@@ -21,6 +21,9 @@ pub(crate) enum Which {
     /// With VNNI and BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// That, and tiles of bf16 and bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -48,6 +51,9 @@ impl Isa {
                     found.push(Isa(Which::Avx512));
                     if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16") {
                         found.push(Isa(Which::Avx512Bf16));
+                        if amx::present() {
+                            found.push(Isa(Which::Amx));
+                        }
                     }
                 }
             }
@@ -60,7 +66,7 @@ impl Isa {
         Self::available()[Self::available().len() - 1]
     }
 
-    /// The instruction set called `portable`, `avx2`, `avx512` or `avx512bf16`.
+    /// The instruction set called `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
     ///
     /// # Errors
     /// If this machine or build does not have it.
@@ -82,7 +88,8 @@ impl Isa {
         }
     }
 
-    /// `portable`, `avx2`, `avx512`, or `avx512bf16` (AVX-512 with VNNI and BF16: Zen 4, Sapphire Rapids and later).
+    /// `portable`, `avx2`, `avx512`, `avx512bf16` (AVX-512 with VNNI and BF16: Zen 4, Sapphire Rapids and later), or `amx` (that,
+    /// and AMX with BF16 and INT8: Sapphire Rapids and later).
     pub fn name(self) -> &'static str {
         match self.0 {
             Which::Portable => "portable",
@@ -92,12 +99,24 @@ impl Isa {
             Which::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Which::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Which::Amx => "amx",
         }
     }
 
     /// Whether it can multiply bf16 numbers ([`Weight::Bf16`](crate::ops::Weight::Bf16)).
     pub fn has_bf16(self) -> bool {
-        self.name() == "avx512bf16"
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self.0, Which::Avx512Bf16 | Which::Amx);
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// The proof that it has tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn amx(self) -> Option<Amx> {
+        // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
+        (self.0 == Which::Amx).then(|| unsafe { Amx::new() })
     }
 
     /// Numbers in a vector.
@@ -107,7 +126,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Which::Avx2 => Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Which::Avx512 | Which::Avx512Bf16 => Avx512::LANES,
+            Which::Avx512 | Which::Avx512Bf16 | Which::Amx => Avx512::LANES,
         }
     }
 
@@ -151,7 +170,7 @@ macro_rules! stamp {
                 $crate::simd::Which::Avx2 => unsafe { avx2 $(::<$($g),*>)? ($crate::simd::Avx2::new(), $($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::simd::Which::Avx512 | $crate::simd::Which::Avx512Bf16 => unsafe { avx512 $(::<$($g),*>)? ($crate::simd::Avx512::new(), $($arg),*) },
+                $crate::simd::Which::Avx512 | $crate::simd::Which::Avx512Bf16 | $crate::simd::Which::Amx => unsafe { avx512 $(::<$($g),*>)? ($crate::simd::Avx512::new(), $($arg),*) },
             }
         }
     )* };
@@ -159,7 +178,7 @@ macro_rules! stamp {
 pub(crate) use stamp;
 
 /// [`stamp!`] for what multiplies pairs of bf16: `name(isa, arguments)` calls `body(simd, pairs, arguments)`, and panics
-/// unless `isa` is `avx512bf16`.
+/// unless `isa` has such products.
 macro_rules! stamp_pairs {
     ($(
         $(#[$meta:meta])*
@@ -173,7 +192,7 @@ macro_rules! stamp_pairs {
                 fn pairs(simd: $crate::simd::Avx512, pairs: $crate::simd::Pairs, $($arg: $ty),*) {
                     $body(simd, pairs, $($arg),*);
                 }
-                if isa.which() == $crate::simd::Which::Avx512Bf16 {
+                if isa.has_bf16() {
                     // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
                     return unsafe { pairs($crate::simd::Avx512::new(), $crate::simd::Pairs::new(), $($arg),*) };
                 }

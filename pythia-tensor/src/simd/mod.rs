@@ -6,6 +6,8 @@
 //! set to another, never from one call to another.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -24,6 +26,7 @@ pub(crate) use product::{Product, Single, Widened, bf16_bits, pair};
 pub(crate) use two::Two;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
+    amx::Amx,
     avx2::Avx2,
     avx512::Avx512,
     pairs::{Pairs, multiply_pairs},

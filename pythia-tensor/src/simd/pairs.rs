@@ -1,6 +1,6 @@
 //! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX-512 BF16).
 
-use super::{Arithmetic, Avx512, Product, Simd, Which};
+use super::{Arithmetic, Avx512, Product, Simd};
 use crate::Isa;
 use half::bf16;
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
@@ -64,7 +64,7 @@ pub(crate) fn multiply_pairs<const CHAINS: usize>(isa: Isa, steps: usize) -> f32
         }
         s.sum(total)
     }
-    assert!(isa.which() == Which::Avx512Bf16, "products of bf16 need `avx512bf16`, not `{isa}`");
+    assert!(isa.has_bf16(), "products of bf16 need `avx512bf16` or `amx`, not `{isa}`");
     // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
     unsafe { avx512::<CHAINS>((Avx512::new(), Pairs::new()), steps) }
 }

@@ -1,5 +1,7 @@
 //! Matrices of activations, and their division into disjoint tiles for the threads of a region.
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx::Matrix;
 use half::bf16;
 use std::fmt;
 use std::marker::PhantomData;
@@ -75,6 +77,12 @@ impl<'a> Mat<'a> {
             cols: 2 * self.cols,
             stride: 2 * self.stride,
         }
+    }
+
+    /// The bytes of its rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn lines(&self) -> Matrix<'a> {
+        Matrix { bytes: bytemuck::cast_slice(self.data), stride: self.stride * size_of::<f32>() }
     }
 }
 

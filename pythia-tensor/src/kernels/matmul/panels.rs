@@ -113,8 +113,8 @@ impl Panels {
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
         // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
         let (total, levels) = (height * width, levels_len(lanes));
-        let sums = numbers(sums, count * levels);
-        let panel = numbers(panel, lanes * chain_len(lanes, k.min(KC), width));
+        let sums = sums.floats(count * levels);
+        let panel = panel.floats(lanes * chain_len(lanes, k.min(KC), width));
         for n0 in cols.clone().step_by(width) {
             let n1 = cols.end.min(n0 + width);
             sums.chunks_exact_mut(levels).for_each(|sums| sums[levels - total..].fill(0.0));
@@ -197,11 +197,6 @@ const fn levels_len(lanes: usize) -> usize {
 /// chains a power of two apart would share their places in the cache.
 const fn chain_len(lanes: usize, k: usize, width: usize) -> usize {
     (k.div_ceil(lanes) + 1) * width
-}
-
-/// `len` numbers of some memory.
-fn numbers(lines: &mut Lines, len: usize) -> &mut [f32] {
-    bytemuck::cast_slice_mut(lines.at_least(len * size_of::<f32>()))
 }
 
 stamp! {

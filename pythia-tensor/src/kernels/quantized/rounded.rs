@@ -5,12 +5,11 @@ use super::nibbles;
 use super::{AsInt8, Codes};
 use crate::Isa;
 use crate::quantized::{BLOCK, Bits, GROUP, ZERO};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx::Matrix;
 use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{Arithmetic, Simd};
 use std::ops::Range;
-
-/// 32-bit words before the codes of a block of activations: the scale, and what the sums start from.
-pub(super) const HEADER: usize = 2;
 
 /// How rows of rounded activations lie in memory: `[K / 256]` blocks of
 ///
@@ -38,9 +37,16 @@ impl Form {
         }
     }
 
-    /// 32-bit words of `k` activations.
+    /// 32-bit words of a row of `k` activations: whole cache lines where headers are such.
     #[inline(always)]
     pub(crate) fn len(self, k: usize) -> usize {
+        let line = if self.header.is_multiple_of(16) { 16 } else { 1 };
+        self.used(k).next_multiple_of(line)
+    }
+
+    /// Those of them that hold something.
+    #[inline(always)]
+    pub(super) fn used(self, k: usize) -> usize {
         k.div_ceil(BLOCK) * self.header + k.next_multiple_of(GROUP) / 4 * self.words
     }
 }
@@ -69,6 +75,15 @@ impl<'a> Rounded<'a> {
     pub(super) fn block(&self, m: usize, at: usize) -> &'a [f32] {
         let (row, block) = (self.form.len(self.k), self.form.len(BLOCK));
         &self.words[m * row + at / BLOCK * block..(m + 1) * row]
+    }
+
+    /// The codes of the block at element `at` of row `m`, and of the rows after it.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn lines(&self, m: usize, at: usize) -> Matrix<'a> {
+        let (row, block) = (self.form.len(self.k), self.form.len(BLOCK));
+        let words = &self.words[m * row + at / BLOCK * block + self.form.header..];
+        Matrix { bytes: bytemuck::cast_slice(words), stride: 4 * row }
     }
 
     pub(crate) fn slice_rows(self, rows: Range<usize>) -> Self {
@@ -136,7 +151,7 @@ fn round_body<D: Int8>(d: D, a: &[f32], out: &mut [f32]) {
     for block in a.chunks(BLOCK) {
         let (words, tail) = rest.split_at_mut(form_body(d).len(block.len()));
         rest = tail;
-        let (header, codes) = words.split_at_mut(HEADER);
+        let (header, codes) = words.split_at_mut(D::HEADER);
         let (scale, inverse) = scale(d, block);
         let codes: &mut [i8] = bytemuck::cast_slice_mut(codes);
         let mut total = s.zero();

@@ -53,7 +53,7 @@ fn streams<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>
         let mut rows: [&[f32]; M] = [&[]; M];
         let mut sums = [[[d.splat(0); V]; P]; M];
         for m in 0..M {
-            rows[m] = &a.block(m, at)[..B::FORM.len(len)];
+            rows[m] = &a.block(m, at)[..B::FORM.used(len)];
             sums[m] = [[B::start(d, rows[m]); V]; P];
         }
         B::dot(d, &mut sums, &blocks, &rows);

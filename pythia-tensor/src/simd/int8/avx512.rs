@@ -82,6 +82,8 @@ macro_rules! words_of_avx512 {
         type Bytes = __m512i;
         type Sums = __m512i;
 
+        const HEADER: usize = 16;
+
         #[inline(always)]
         fn f32s($self) -> Avx512 {
             $proof

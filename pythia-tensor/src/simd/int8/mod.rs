@@ -27,6 +27,9 @@ pub(crate) trait Int8: Copy + Send + Sync + 'static {
     const LANES: usize = Self::F32s::LANES;
     /// Vectors that a vector of bytes is multiplied as: 1, or 2 of 16 bits.
     const PARTS: usize = 1;
+    /// 32-bit words before a block of activations: the scale, and what sums start from. A cache line, where codes are best read by
+    /// lines.
+    const HEADER: usize = 2;
 
     /// The words for `f32`.
     fn f32s(self) -> Self::F32s;
@@ -120,8 +123,8 @@ macro_rules! stamp_int8 {
                 // SAFETY: as above.
                 $crate::simd::Which::Avx512 => unsafe { avx512($crate::simd::Avx512::new(), $($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above; this one has VNNI.
-                $crate::simd::Which::Avx512Bf16 => unsafe { vnni($crate::simd::int8::Vnni::new(), $($arg),*) },
+                // SAFETY: as above; these have VNNI.
+                $crate::simd::Which::Avx512Bf16 | $crate::simd::Which::Amx => unsafe { vnni($crate::simd::int8::Vnni::new(), $($arg),*) },
             }
         }
     )* };
