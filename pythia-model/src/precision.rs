@@ -56,7 +56,7 @@ impl Precision {
 
     /// Whether an instruction set has this arithmetic.
     pub fn runs_on(self, isa: Isa) -> bool {
-        self != Self::Bf16 || isa.name() == BF16
+        self != Self::Bf16 || isa.has_bf16()
     }
 
     /// Nothing, if [`Precision::runs_on`].
@@ -69,13 +69,10 @@ impl Precision {
         }
         let can = listed(Self::ALL.into_iter().filter(|precision| precision.runs_on(isa)));
         Err(Error::Argument(format!(
-            "precision `{self}` needs the instruction set {BF16}, found {isa}; what can run here: {can}"
+            "precision `{self}` needs the instruction set avx512bf16, found {isa}; what can run here: {can}"
         )))
     }
 }
-
-/// The instruction set that multiplies `bf16`.
-const BF16: &str = "avx512bf16";
 
 fn listed(precisions: impl Iterator<Item = Precision>) -> String {
     precisions.map(Precision::name).collect::<Vec<_>>().join(", ")

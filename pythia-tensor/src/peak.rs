@@ -2,6 +2,8 @@
 
 use crate::kernels::quantized::parts;
 #[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
+#[cfg(target_arch = "x86_64")]
 use crate::simd::int8::Nibbles;
 use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{Simd, stamp};
@@ -15,38 +17,31 @@ const CHAINS: usize = 12;
 /// operations. The best of several runs of a few milliseconds.
 pub fn fma_gflops(crew: &Crew<'_>) -> f64 {
     const STEPS: usize = 1 << 21;
-    let (isa, threads) = (crew.isa(), crew.threads());
-    let mut out = vec![0.0; threads];
-    let work = |mut tile: Tile<'_>| {
-        let row = tile.rows().start;
-        tile.row_mut(row)[0] = multiply_add(isa, STEPS);
-    };
-    let flops = (2 * CHAINS * isa.lanes() * STEPS * threads) as f64;
-    best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops)
+    let isa = crew.isa();
+    giga(crew, 2 * CHAINS * isa.lanes() * STEPS, || multiply_add(isa, STEPS))
 }
 
-/// The peak of products of bf16 pairs of the crew's threads together, in GFLOP/s (`vdpbf16ps`, four operations a lane); `None`
-/// where the instruction set has none. The best of several runs of a few milliseconds.
+/// The peak of products of bf16 numbers of the crew's threads together, in GFLOP/s (`vdpbf16ps`, or tiles with AMX); `None` where the
+/// instruction set has none. The best of several runs of a few milliseconds.
 pub fn bf16_gflops(crew: &Crew<'_>) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     if crew.isa().has_bf16() {
         const STEPS: usize = 1 << 21;
-        let (isa, threads) = (crew.isa(), crew.threads());
-        let mut out = vec![0.0; threads];
-        let work = |mut tile: Tile<'_>| {
-            let row = tile.rows().start;
-            tile.row_mut(row)[0] = crate::simd::multiply_pairs::<CHAINS>(isa, STEPS);
-        };
-        let flops = (4 * CHAINS * isa.lanes() * STEPS * threads) as f64;
-        return Some(best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), flops));
+        let isa = crew.isa();
+        return Some(match isa.amx() {
+            Some(amx) => tile_gops(crew, |steps| amx.multiply_bf16(steps), amx::BF16_STEP),
+            None => giga(crew, 4 * CHAINS * isa.lanes() * STEPS, || {
+                crate::simd::multiply_pairs::<CHAINS>(isa, STEPS)
+            }),
+        });
     }
     let _ = crew;
     None
 }
 
 /// The peak of products with int8 weights of the crew's threads together, in 10^9 operations a second: 8-bit multiplications and
-/// the additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI). The best of several runs
-/// of a few milliseconds.
+/// the additions to 32-bit sums in registers, as the instruction set has them (`vpdpbusd` with VNNI, tiles with AMX). The best of
+/// several runs of a few milliseconds.
 pub fn int8_gops(crew: &Crew<'_>) -> f64 {
     integer_gops(crew, dot, 4 / parts(crew.isa()))
 }
@@ -56,17 +51,41 @@ pub fn int4_gops(crew: &Crew<'_>) -> f64 {
     integer_gops(crew, dot_int4, 4)
 }
 
-/// The peak of `dot`, which multiplies so many numbers a lane.
+/// The peak of `dot`, which multiplies so many numbers a lane, or of tiles.
 fn integer_gops(crew: &Crew<'_>, dot: fn(Isa, usize) -> f32, of_lane: usize) -> f64 {
     const STEPS: usize = 1 << 21;
-    let (isa, threads) = (crew.isa(), crew.threads());
+    let isa = crew.isa();
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx() {
+        return tile_gops(crew, |steps| amx.multiply_bytes(steps), amx::BYTES_STEP);
+    }
+    giga(crew, 2 * of_lane * CHAINS * isa.lanes() * STEPS, || dot(isa, STEPS))
+}
+
+/// The peak of `multiply`, a step of which multiplies so many numbers.
+#[cfg(target_arch = "x86_64")]
+fn tile_gops(crew: &Crew<'_>, multiply: impl Fn(usize) + Sync, of_step: usize) -> f64 {
+    const STEPS: usize = 1 << 17;
+    let work = || {
+        multiply(STEPS);
+        0.0
+    };
+    giga(crew, 2 * of_step * STEPS, work)
+}
+
+/// The most operations a second, in 10^9, of all threads of a crew, each of which does so many in `work`.
+fn giga(crew: &Crew<'_>, operations: usize, work: impl Fn() -> f32 + Sync) -> f64 {
+    let threads = crew.threads();
     let mut out = vec![0.0; threads];
     let work = |mut tile: Tile<'_>| {
         let row = tile.rows().start;
-        tile.row_mut(row)[0] = dot(isa, STEPS);
+        tile.row_mut(row)[0] = work();
     };
-    let operations = (2 * of_lane * CHAINS * isa.lanes() * STEPS * threads) as f64;
-    best(5, || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]), operations)
+    best(
+        5,
+        || crew.run(&mut [Tiles::new(MatMut::new(&mut out, 1), 1, 1, &work)]),
+        (operations * threads) as f64,
+    )
 }
 
 /// The read bandwidth of the crew's threads together, in GB/s (10^9 bytes): sums over half a gigabyte, which no

@@ -240,6 +240,47 @@ macro_rules! multiply {
     };
 }
 
+/// What the machine can do at best: `$name(steps)` runs so many products of four tiles.
+macro_rules! peak {
+    ($name:ident, $instruction:literal) => {
+        pub(crate) fn $name(self, steps: usize) {
+            let mut tiles = self.tiles();
+            tiles.shape(ROWS);
+            // SAFETY: the tiles have shapes; what they hold, and lose, does not matter.
+            unsafe {
+                asm!(
+                    "tilezero tmm4",
+                    "tilezero tmm5",
+                    "tilezero tmm6",
+                    "tilezero tmm7",
+                    "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm6"),
+                    concat!($instruction, " tmm1, tmm4, tmm7"),
+                    concat!($instruction, " tmm2, tmm5, tmm6"),
+                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "dec {steps}",
+                    "jnz 2b",
+                    steps = inout(reg) steps.max(1) => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nomem, nostack),
+                );
+            }
+        }
+    };
+}
+
+impl Amx {
+    peak!(multiply_bf16, "tdpbf16ps");
+    peak!(multiply_bytes, "tdpbsud");
+}
+
+/// Multiplications of one step of [`Amx::multiply_bf16`].
+pub(crate) const BF16_STEP: usize = ROWS * COLUMNS * LINE / 2;
+
+/// Multiplications of one step of [`Amx::multiply_bytes`].
+pub(crate) const BYTES_STEP: usize = ROWS * COLUMNS * LINE;
+
 impl Tiles {
     /// Shapes the tiles for `rows` rows of activations.
     ///

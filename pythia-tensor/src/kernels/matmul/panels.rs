@@ -69,7 +69,7 @@ pub(crate) struct Packed<'a> {
 impl Panels {
     /// How to pack so many rows of activations, if it is worth it. Vectors of 16 lanes have registers enough for dot products.
     pub(crate) fn of(isa: Isa, rows: usize) -> Option<Self> {
-        (isa.lanes() < 16 && rows >= MANY).then_some(Self(isa))
+        ((isa.lanes() < 16 || isa.amx().is_some()) && rows >= MANY).then_some(Self(isa))
     }
 
     /// Rows of activations in a group: with two vectors of weights and one of an activation, their sums fill the registers.
@@ -185,7 +185,11 @@ fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Rows of activations in a group.
 const fn group_rows(lanes: usize) -> usize {
-    if lanes == 8 { 6 } else { 4 }
+    match lanes {
+        16 => 14,
+        8 => 6,
+        _ => 4,
+    }
 }
 
 /// Numbers of a group's sums: of 1, 2, 4, ... chains that wait for as many others, and the totals.
@@ -240,10 +244,10 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
 
 #[inline(always)]
 fn tiles_body<S: Simd>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
-    if S::LANES == 8 {
-        tiles_of::<S, { group_rows(8) }>(s, a, w, chain, sums);
-    } else {
-        tiles_of::<S, { group_rows(4) }>(s, a, w, chain, sums);
+    match S::LANES {
+        16 => tiles_of::<S, { group_rows(16) }>(s, a, w, chain, sums),
+        8 => tiles_of::<S, { group_rows(8) }>(s, a, w, chain, sums),
+        _ => tiles_of::<S, { group_rows(4) }>(s, a, w, chain, sums),
     }
 }
 

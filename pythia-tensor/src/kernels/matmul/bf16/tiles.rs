@@ -3,7 +3,7 @@
 //! ```text
 //! for each 128 columns:                          their panels are packed, for all of K
 //!     for each 32 rows of activations:
-//!         for each 512 elements of K:            these activations stay in the first-level cache
+//!         for each 256 elements of K:            these activations stay in the first-level cache
 //!             for each panel: sums +=            in tiles
 //!         the epilogue
 //! ```
@@ -11,14 +11,14 @@
 use super::{PANEL, pack};
 use crate::kernels::rows::{Epilogue, epilogue};
 use crate::simd::amx::{LINE, Matrix, ROWS, Start, TILE};
-use crate::simd::{Amx, Avx512, Pairs};
+use crate::simd::{Amx, Avx512, Pairs, Simd};
 use crate::{Element, Mat, Tile};
 
 /// Columns that share a pass over the activations.
 const COLUMNS: usize = 4 * PANEL;
 
 /// Steps of a block of K.
-const STEPS: usize = 16;
+const STEPS: usize = 8;
 
 /// 32-bit words of the panels of `COLUMNS` columns of `k` weights.
 pub(super) fn panels_len(k: usize) -> usize {
@@ -51,6 +51,9 @@ pub(super) fn linear<W: Element>(
         for m in (0..a.rows()).step_by(ROWS) {
             let a = a.slice_rows(m..a.rows().min(m + ROWS));
             tiles.shape(a.rows());
+            for r in 0..a.rows() {
+                ask(s, &out.row_mut(rows.start + m + r)[n0 - cols.start..n1 - cols.start]);
+            }
             for step in (0..a.cols() / TILE).step_by(STEPS) {
                 let steps = STEPS.min(a.cols() / TILE - step);
                 let start = if step == 0 { Start::Zero } else { Start::Sums };
@@ -67,4 +70,10 @@ pub(super) fn linear<W: Element>(
             }
         }
     }
+}
+
+/// Asks for numbers that will be needed soon.
+#[inline(always)]
+fn ask<W: Element>(s: Avx512, w: &[W]) {
+    w.chunks(LINE / size_of::<W>()).for_each(|line| s.prefetch(line.as_ptr()));
 }
