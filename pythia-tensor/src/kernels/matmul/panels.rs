@@ -79,7 +79,7 @@ impl Panels {
 
     /// Rows of weights in a panel, columns of the output.
     pub(crate) fn cols(self) -> usize {
-        2 * self.0.lanes()
+        group_vectors(self.0.lanes()) * self.0.lanes()
     }
 
     /// Numbers of a packed group of rows of `k` activations.
@@ -186,15 +186,20 @@ fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
 /// Rows of activations in a group.
 const fn group_rows(lanes: usize) -> usize {
     match lanes {
-        16 => 14,
+        16 => 9,
         8 => 6,
         _ => 4,
     }
 }
 
+/// Vectors of columns in a panel.
+const fn group_vectors(lanes: usize) -> usize {
+    if lanes == 16 { 3 } else { 2 }
+}
+
 /// Numbers of a group's sums: of 1, 2, 4, ... chains that wait for as many others, and the totals.
 const fn levels_len(lanes: usize) -> usize {
-    (lanes.ilog2() + 1) as usize * group_rows(lanes) * 2 * lanes
+    (lanes.ilog2() + 1) as usize * group_rows(lanes) * group_vectors(lanes) * lanes
 }
 
 /// Numbers of a chain of a block of `k`, for `width` rows. It has room for another step: packing writes whole vectors, and
@@ -230,6 +235,7 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
                 for r in 0..S::LANES {
                     // The last row stands for those that are missing.
                     let row = &rows.row(last.min(first + r))[k0..k.min(k0 + S::LANES)];
+                    s.prefetch(row.as_ptr().wrapping_add(2 * line));
                     let whole = row.len() == S::LANES;
                     lanes[r] = if whole { W::load(s, row) } else { W::load(s, &super::padded(row)) };
                 }
@@ -245,24 +251,30 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
 #[inline(always)]
 fn tiles_body<S: Simd>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
     match S::LANES {
-        16 => tiles_of::<S, { group_rows(16) }>(s, a, w, chain, sums),
-        8 => tiles_of::<S, { group_rows(8) }>(s, a, w, chain, sums),
-        _ => tiles_of::<S, { group_rows(4) }>(s, a, w, chain, sums),
+        16 => tiles_of::<S, { group_rows(16) }, { group_vectors(16) }>(s, a, w, chain, sums),
+        8 => tiles_of::<S, { group_rows(8) }, { group_vectors(8) }>(s, a, w, chain, sums),
+        _ => tiles_of::<S, { group_rows(4) }, { group_vectors(4) }>(s, a, w, chain, sums),
     }
 }
 
 #[inline(always)]
-fn tiles_of<S: Simd, const M: usize>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
+fn tiles_of<S: Simd, const M: usize, const N: usize>(
+    s: S,
+    a: Chains<'_>,
+    w: &[f32],
+    chain: usize,
+    sums: &mut [f32],
+) {
     for (group, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
-        tile::<S, M>(s, a, w, next, chain, sums);
+        tile::<S, M, N>(s, a, w, next, chain, sums);
     }
 }
 
 /// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as the whole
 /// stretches of `STEPS` have.
 #[inline(always)]
-fn tile<S: Simd, const M: usize>(
+fn tile<S: Simd, const M: usize, const N: usize>(
     s: S,
     a: &[f32],
     w: &[f32],
@@ -270,14 +282,15 @@ fn tile<S: Simd, const M: usize>(
     chain: usize,
     sums: &mut [f32],
 ) {
-    let mut acc = [[s.zero(); 2]; M];
+    let mut acc = [[s.zero(); N]; M];
     // Several steps between branches: a step's own instructions are few.
-    let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
-    let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
+    let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * N * S::LANES));
+    let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(N * S::LANES));
     for (k, (a, w)) in a.zip(w).enumerate() {
         for i in 0..STEPS {
             s.prefetch(next.wrapping_add((STEPS * k + i) * M));
-            acc = outer_product(s, &a[i * M..], &w[i * 2 * S::LANES..], acc);
+            s.prefetch_near(sums.as_ptr().wrapping_add((STEPS * k + i) * 16));
+            acc = outer_product(s, &a[i * M..], &w[i * N * S::LANES..], acc);
         }
     }
     for (a, w) in rest {
@@ -285,35 +298,39 @@ fn tile<S: Simd, const M: usize>(
     }
     // The chain ends as many pairs as its number ends in ones; the last one ends all, and goes to the totals.
     let (pairs, all) = (chain.trailing_ones() as usize, S::LANES.ilog2() as usize);
-    let (before, level) = sums.split_at_mut(pairs * 2 * S::LANES * M);
-    for before in before.chunks_exact(2 * S::LANES * M) {
+    let (before, level) = sums.split_at_mut(pairs * N * S::LANES * M);
+    for before in before.chunks_exact(N * S::LANES * M) {
         for m in 0..M {
-            for v in 0..2 {
-                acc[m][v] = s.add(s.load(&before[(2 * m + v) * S::LANES..]), acc[m][v]);
+            for v in 0..N {
+                acc[m][v] = s.add(s.load(&before[(N * m + v) * S::LANES..]), acc[m][v]);
             }
         }
     }
     for m in 0..M {
-        for v in 0..2 {
-            let level = &mut level[(2 * m + v) * S::LANES..];
+        for v in 0..N {
+            let level = &mut level[(N * m + v) * S::LANES..];
             s.store(if pairs == all { s.add(s.load(level), acc[m][v]) } else { acc[m][v] }, level);
         }
     }
 }
 
-/// `sums[m] + a[m] * w`, for two vectors of weights.
+/// `sums[m] + a[m] * w`, for `N` vectors of weights.
 #[inline(always)]
-fn outer_product<S: Simd, const M: usize>(
+fn outer_product<S: Simd, const M: usize, const N: usize>(
     s: S,
     a: &[f32],
     w: &[f32],
-    mut sums: [[S::F32; 2]; M],
-) -> [[S::F32; 2]; M] {
-    let w = [s.load(w), s.load(&w[S::LANES..])];
+    mut sums: [[S::F32; N]; M],
+) -> [[S::F32; N]; M] {
+    let mut vectors = [s.zero(); N];
+    for v in 0..N {
+        vectors[v] = s.load(&w[v * S::LANES..]);
+    }
     for m in 0..M {
         let x = s.splat(a[m]);
-        sums[m][0] = s.mul_add(x, w[0], sums[m][0]);
-        sums[m][1] = s.mul_add(x, w[1], sums[m][1]);
+        for v in 0..N {
+            sums[m][v] = s.mul_add(x, vectors[v], sums[m][v]);
+        }
     }
     sums
 }
@@ -321,10 +338,13 @@ fn outer_product<S: Simd, const M: usize>(
 #[inline(always)]
 fn ask_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, [start, end]: [usize; 2]) {
     for r in 0..rows.rows() {
-        for line in rows.row(r)[start..end].chunks(64 / size_of::<W>()) {
-            s.prefetch(line.as_ptr());
-        }
+        ask_for(s, &rows.row(r)[start..end]);
     }
+}
+
+#[inline(always)]
+fn ask_for<S: Simd, W>(s: S, x: &[W]) {
+    x.chunks(64 / size_of::<W>()).for_each(|line| s.prefetch(line.as_ptr()));
 }
 
 #[inline(always)]
@@ -339,7 +359,7 @@ fn finish_body<S: Simd>(
     let last = out.rows().end - 1;
     let cols = cols.start - out.cols().start..cols.end - out.cols().start;
     for (row, sums) in rows.clone().zip(sums.chunks_exact(width)) {
-        s.prefetch(out.row_mut(last.min(row + rows.len()))[cols.start..].as_ptr());
+        ask_for(s, &out.row_mut(last.min(row + rows.len()))[cols.clone()]);
         epilogue(s, &sums[..cols.len()], then, &mut out.row_mut(row)[cols.clone()]);
     }
 }
