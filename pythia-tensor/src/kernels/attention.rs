@@ -42,14 +42,19 @@
 
 mod key_values;
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod whole;
 
 use super::math;
 use super::rotary::Rotary;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Amx, Avx512, Pairs};
 use crate::simd::{Product, Simd, Single, Widened, stamp, stamp_pairs};
 use crate::{Isa, Mat};
 pub(crate) use key_values::Head;
 pub use key_values::KeyValues;
 use key_values::{CacheAligned, padded};
+use std::ops::Range;
 use tiles::{Seen, mix_block, score_block};
 
 /// Keys per step of the online softmax.
@@ -67,7 +72,7 @@ pub(crate) struct Running {
     q: CacheAligned,
     /// Unnormalised mixes of values, `[query][D padded]`.
     z: CacheAligned,
-    /// A group's scores with a block of keys, then their weights `2^(score - m)`.
+    /// Scores with a block of keys, then their weights `2^(score - m)`: a group's, or those of all queries.
     p: Scores,
     /// Largest score of each query.
     m: [f32; QUERIES],
@@ -78,14 +83,14 @@ pub(crate) struct Running {
 }
 
 #[repr(align(64))]
-struct Scores([[f32; BLOCK]; GROUP]);
+struct Scores([[f32; BLOCK]; QUERIES]);
 
 impl Default for Running {
     fn default() -> Self {
         Self {
             q: CacheAligned::zeros(0),
             z: CacheAligned::zeros(0),
-            p: Scores([[0.0; BLOCK]; GROUP]),
+            p: Scores([[0.0; BLOCK]; QUERIES]),
             m: [0.0; QUERIES],
             l: [[0.0; 16]; QUERIES],
             key: Vec::new(),
@@ -104,6 +109,13 @@ pub(crate) fn attend(
     running: &mut Running,
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(amx) = isa.amx()
+        && head.numbers == 2
+        && whole::fits(head)
+    {
+        return attend_tiles(isa, amx, q, start, head, rotary, running, put);
+    }
     let attend = match head.numbers {
         1 => attend_single,
         _ if isa.has_bf16() => attend_pairs,
@@ -145,7 +157,8 @@ stamp! {
 }
 
 stamp_pairs! {
-    fn attend_pairs(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_body;
+    fn attend_pairs(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_pairs_body;
+    fn attend_tiles(amx: Amx, q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = whole::attend_body;
     fn score_pairs(q: &[f32], head: Head<'_>, scores: &mut [f32]) = scores_body;
     fn mix_pairs(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_body;
 }
@@ -163,7 +176,7 @@ macro_rules! bodies {
             running: &mut Running,
             put: &mut dyn FnMut(usize, &[f32]),
         ) {
-            attend_body(s, $product, q, start, head, rotary, running, put);
+            attend_body(s, $product, NEVER, q, start, head, rotary, running, put);
         }
 
         #[inline(always)]
@@ -180,6 +193,27 @@ macro_rules! bodies {
 bodies!(Single => attend_single_body, score_single_body, mix_single_body);
 bodies!(Widened => attend_widened_body, score_widened_body, mix_widened_body);
 
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn attend_pairs_body(
+    s: Avx512,
+    pairs: Pairs,
+    q: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+    put: &mut dyn FnMut(usize, &[f32]),
+) {
+    attend_body(s, pairs, NEVER, q, start, head, rotary, running, put);
+}
+
+/// Takes queries through a block that they see all of: which queries, and which block.
+type Whole = fn(Range<usize>, usize, &mut Running);
+
+/// No other way than [`step`].
+const NEVER: Option<Whole> = None;
+
 /// How many of the queries from `position` to `end` are taken together: a power of two that divides their position, so that
 /// their diagonal lies in one block of keys.
 fn group(position: usize, end: usize, most: usize) -> usize {
@@ -191,9 +225,10 @@ fn group(position: usize, end: usize, most: usize) -> usize {
 }
 
 #[inline(always)]
-fn attend_body<S: Simd, P: Product<S>>(
+fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Running)>(
     s: S,
     product: P,
+    mut whole: Option<F>,
     q: Mat<'_>,
     start: usize,
     head: Head<'_>,
@@ -211,10 +246,18 @@ fn attend_body<S: Simd, P: Product<S>>(
     let most = if S::LANES == 16 { GROUP } else { GROUP / 2 };
     running.begin(s, product, q, start, rotary);
     for block in 0..end.div_ceil(BLOCK) {
-        // Queries before the block see nothing of it.
+        // Queries before the block see nothing of it, those after it all.
         let mut position = start.max(block * BLOCK);
-        while position < end {
-            let n = group(position, end, most);
+        let after = start.max((block + 1) * BLOCK);
+        let mut last = end;
+        if let Some(whole) = &mut whole
+            && after < end
+        {
+            whole(after - start..queries, block, running);
+            last = after;
+        }
+        while position < last {
+            let n = group(position, last, most);
             let t = position - start;
             match (n, S::LANES) {
                 (8, _) => step::<S, P, 8, 2>(s, product, t, position, block, head, running),

@@ -1,0 +1,119 @@
+//! Blocks of keys that a call's queries see all of, with AMX: up to 32 queries and 64 keys together, from 32 dimensions to 32.
+//!
+//! Keys lie as pairs of dimensions and values as pairs of positions, which are the tiles' own layouts. The block with a query's
+//! diagonal goes through `step` as elsewhere; so a query's result depends on its position alone here, too.
+
+use super::key_values::{STRIP, padded};
+use super::{BLOCK, GROUP, Head, Running, soften};
+use crate::Mat;
+use crate::kernels::rotary::Rotary;
+use crate::simd::amx::{COLUMNS, LINE, Matrix, Start, TILE, Tiles};
+use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Product, Simd};
+use std::ops::Range;
+
+/// Dimensions, or positions, of a step of the tiles.
+const STEP: usize = 32;
+
+/// Whether a head's dimensions are whole steps.
+pub(super) fn fits(head: Head<'_>) -> bool {
+    head.dim.is_multiple_of(STEP)
+}
+
+#[inline(always)]
+pub(super) fn attend_body(
+    s: Avx512,
+    pairs: Pairs,
+    amx: Amx,
+    q: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+    put: &mut dyn FnMut(usize, &[f32]),
+) {
+    let mut tiles = amx.tiles();
+    let whole = |queries: Range<usize>, block: usize, running: &mut Running| {
+        // SAFETY: `s` and `pairs` prove that the machine has the instructions.
+        unsafe { whole_block((s, pairs), &mut tiles, queries, block, head, running) };
+    };
+    super::attend_body(s, pairs, Some(whole), q, start, head, rotary, running, put);
+}
+
+/// Takes `queries` through all of a block of keys. With features of its own, as a closure is not inlined into what has them.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn whole_block(
+    (s, pairs): (Avx512, Pairs),
+    tiles: &mut Tiles,
+    queries: Range<usize>,
+    block: usize,
+    head: Head<'_>,
+    running: &mut Running,
+) {
+    let (width, steps) = (padded(head.dim), head.dim / STEP);
+    let (keys, values) = head.block(block);
+    tiles.shape(queries.len());
+    if queries.len() <= 2 {
+        // Memory sets the pace.
+        let (ahead, _) = head.ahead(block);
+        ahead[..ahead.len().min(BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
+    }
+
+    let q = rows(&running.q.get()[queries.start * width..], width);
+    let keys: &[u8] = bytemuck::cast_slice(keys.as_flattened());
+    let p = &mut running.p.0[..queries.len()];
+    for j in (0..BLOCK).step_by(COLUMNS) {
+        let keys = [j, j + TILE].map(|j| Matrix { bytes: &keys[4 * j..], stride: 4 * BLOCK });
+        tiles.bf16(q, keys, steps, Start::Zero, &mut p.as_flattened_mut()[j..], BLOCK);
+    }
+
+    let z = &mut running.z.get_mut()[queries.start * width..][..queries.len() * width];
+    let mut t = 0;
+    while t < queries.len() {
+        let n = GROUP.min(1 << (queries.len() - t).ilog2());
+        let state = (&mut running.m[queries.start + t..], &mut running.l[queries.start + t..]);
+        let (p, z) = (&mut p[t..], &mut z[t * width..][..n * width]);
+        match n {
+            8 => weigh::<8>((s, pairs), p, state, z),
+            4 => weigh::<4>((s, pairs), p, state, z),
+            2 => weigh::<2>((s, pairs), p, state, z),
+            _ => weigh::<1>((s, pairs), p, state, z),
+        }
+        t += n;
+    }
+
+    let p = rows(p.as_flattened(), BLOCK);
+    let values: &[u8] = bytemuck::cast_slice(values.as_flattened());
+    for column in (0..head.dim).step_by(COLUMNS) {
+        let values = [column, column + STRIP]
+            .map(|column| Matrix { bytes: &values[2 * BLOCK * column..], stride: LINE });
+        tiles.bf16(p, values, BLOCK / STEP, Start::Sums, &mut z[column..], width);
+    }
+}
+
+/// Rows of numbers, `stride` apart.
+#[inline(always)]
+fn rows(numbers: &[f32], stride: usize) -> Matrix<'_> {
+    Matrix { bytes: bytemuck::cast_slice(numbers), stride: stride * size_of::<f32>() }
+}
+
+/// Turns the scores of `R` queries into weights, in pairs, and shrinks what they have mixed so far.
+#[inline(always)]
+fn weigh<const R: usize>(
+    (s, pairs): (Avx512, Pairs),
+    p: &mut [[f32; BLOCK]],
+    (m, l): (&mut [f32], &mut [[f32; 16]]),
+    z: &mut [f32],
+) {
+    let p = p.first_chunk_mut::<R>().expect("a query's scores");
+    let m = m.first_chunk_mut().expect("a query's largest score");
+    let l = l.first_chunk_mut().expect("a query's sums");
+    let rescale = soften::<Avx512, R>(s, p, BLOCK, m, l);
+    let width = z.len() / R;
+    for r in 0..R {
+        pairs.prepare(s, &mut p[r]);
+        let rescale = s.splat(rescale[r]);
+        for z in z[r * width..][..width].chunks_exact_mut(Avx512::LANES) {
+            s.store(s.mul(s.load(z), rescale), z);
+        }
+    }
+}
