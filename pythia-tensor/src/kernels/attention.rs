@@ -145,9 +145,6 @@ pub(crate) fn mix(isa: Isa, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
 }
 
 stamp! {
-    /// Asks for a row that will be needed soon. Rows of `qkv` and of the output lie pages apart, where no prefetcher of the
-    /// hardware follows.
-    pub(crate) fn ask_for(row: &[f32]) = ask_for_body;
     fn attend_single(q: Mat<'_>, start: usize, head: Head<'_>, rotary: &Rotary, running: &mut Running, put: &mut dyn FnMut(usize, &[f32])) = attend_single_body;
     fn score_single(q: &[f32], head: Head<'_>, scores: &mut [f32]) = score_single_body;
     fn mix_single(pattern: &[f32], head: Head<'_>, out: &mut [f32]) = mix_single_body;
@@ -277,11 +274,6 @@ fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Runnin
         }
         put(t, &z[..dim]);
     }
-}
-
-#[inline(always)]
-fn ask_for_body<S: Simd>(s: S, row: &[f32]) {
-    row.iter().step_by(16).for_each(|x| s.prefetch(x));
 }
 
 impl Running {

@@ -22,8 +22,16 @@ stamp! {
     pub(crate) fn softmax_row(x: &mut [f32]) = softmax_body;
     /// Finishes a row of `sums` into `out`.
     pub(crate) fn epilogue_row(sums: &[f32], then: Epilogue<'_>, out: &mut [f32]) = epilogue;
+    /// Asks for a row that will be needed soon. Rows of activations lie pages apart, where no prefetcher of the hardware follows.
+    pub(crate) fn ask_for(row: &[f32]) = ask;
     /// `ln(sum of e^x)`.
     pub(crate) fn log_sum_exp_row(x: &[f32]) -> f32 = log_sum_exp_body;
+}
+
+/// Asks for what will be needed soon, a cache line after another.
+#[inline(always)]
+pub(crate) fn ask<S: Simd, T>(s: S, x: &[T]) {
+    x.chunks(64 / size_of::<T>()).for_each(|line| s.prefetch(line.as_ptr()));
 }
 
 /// Applies `f` to each vector of `x`, the rest at the end included. `f` sees only lanes, so an element's result does

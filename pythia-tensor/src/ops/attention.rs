@@ -1,7 +1,8 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{KeyValues, QUERIES, Running, ask_for, attend, mix, scores};
+use crate::kernels::attention::{KeyValues, QUERIES, Running, attend, mix, scores};
 use crate::kernels::rotary::Rotary;
+use crate::kernels::rows::ask_for;
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
 

@@ -6,7 +6,7 @@ use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::{PANEL, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
-use crate::kernels::rows::{Epilogue, Gelu, epilogue_row};
+use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
 use crate::tensor::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
@@ -184,7 +184,10 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             let a = activations.codes(isa, product.a, w.bits()).slice_rows(rows.clone());
             quantized_products(isa, a, w, cols.clone(), sums, expanded);
             let then = then.slice(cols.clone());
+            let last = rows.end - 1;
             for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
+                // The output's rows lie pages apart, where no prefetcher of the hardware follows.
+                ask_for(isa, tile.row_mut(last.min(row + 2)));
                 epilogue_row(isa, &sums[..cols.len()], then, tile.row_mut(row));
             }
         }),

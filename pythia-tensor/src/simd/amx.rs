@@ -42,7 +42,7 @@ impl Amx {
 
     /// Takes the thread's tiles. Shape them first.
     pub(crate) fn tiles(self) -> Tiles {
-        Tiles { rows: 0, not_send: PhantomData }
+        Tiles { _amx: self, rows: 0, not_send: PhantomData }
     }
 }
 
@@ -117,13 +117,15 @@ pub(crate) enum Start {
 /// The tiles of this thread, shaped for a number of rows of activations. Dropped, they are the system's again, which then need not
 /// save them when it turns to another thread.
 pub(crate) struct Tiles {
+    /// The proof that there are such.
+    _amx: Amx,
     rows: usize,
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: tiles come from an `Amx`, the proof that there are such; none holds anything between products.
+        // SAFETY: `Amx` proves that the instruction exists; no tile holds anything between products.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
     }
 }
@@ -311,9 +313,9 @@ impl Tiles {
         // Sums 0 to 3, activations 4 and 5, weights 6 and 7.
         shapes.bytes[..8].fill(LINE as u16);
         shapes.rows[..8].copy_from_slice(&[top, top, bottom, bottom, top, bottom, TILE as u8, TILE as u8]);
-        // SAFETY: tiles come from an `Amx`, the proof that there are such; the shapes are valid ones.
+        // SAFETY: `Amx` proves that the instruction exists; the shapes are valid ones.
         unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(readonly, nostack, preserves_flags))
+            asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(readonly, nostack, preserves_flags));
         }
         self.rows = rows;
     }

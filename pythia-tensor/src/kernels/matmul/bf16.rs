@@ -128,7 +128,7 @@ pub(crate) fn linear_bf16<W: Element>(
     } else if let Some(amx) = isa.amx() {
         // SAFETY: as above.
         unsafe {
-            tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, panels.floats(tiles::panels_len(k)))
+            tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, panels.floats(tiles::panels_len(k)));
         };
     } else {
         let a = a.slice_cols(0..k.div_ceil(2));

@@ -43,7 +43,7 @@
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
 
 use super::KC;
-use crate::kernels::rows::{Epilogue, epilogue};
+use crate::kernels::rows::{self, Epilogue, epilogue};
 use crate::simd::{Simd, stamp};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
@@ -338,13 +338,8 @@ fn outer_product<S: Simd, const M: usize, const N: usize>(
 #[inline(always)]
 fn ask_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, [start, end]: [usize; 2]) {
     for r in 0..rows.rows() {
-        ask_for(s, &rows.row(r)[start..end]);
+        rows::ask(s, &rows.row(r)[start..end]);
     }
-}
-
-#[inline(always)]
-fn ask_for<S: Simd, W>(s: S, x: &[W]) {
-    x.chunks(64 / size_of::<W>()).for_each(|line| s.prefetch(line.as_ptr()));
 }
 
 #[inline(always)]
@@ -359,7 +354,7 @@ fn finish_body<S: Simd>(
     let last = out.rows().end - 1;
     let cols = cols.start - out.cols().start..cols.end - out.cols().start;
     for (row, sums) in rows.clone().zip(sums.chunks_exact(width)) {
-        ask_for(s, &out.row_mut(last.min(row + rows.len()))[cols.clone()]);
+        rows::ask(s, &out.row_mut(last.min(row + rows.len()))[cols.clone()]);
         epilogue(s, &sums[..cols.len()], then, &mut out.row_mut(row)[cols.clone()]);
     }
 }

@@ -7,7 +7,7 @@ use super::{Bytes, COLS, Panels, Rounded};
 use crate::quantized::{BLOCK, GROUP, PANEL};
 use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE};
 use crate::simd::int8::{Int8, Vnni};
-use crate::simd::{Amx, Arithmetic};
+use crate::simd::{Amx, Arithmetic, Simd};
 use crate::tensor::Lines;
 
 /// Panels that share a pass over the activations.
@@ -47,6 +47,11 @@ pub(super) fn tiles<B: Bytes<Vnni>>(
                 codes[i] = whole_steps(B::bytes::<1, 1>(d, block, expanded), whole);
             }
             start += size;
+            // Of each panel, what will be needed next: its next block, or the first of as many panels further on.
+            let (first, next) = if at + BLOCK < a.k { (0, start) } else { (PANELS, 0) };
+            let ahead =
+                |i: usize, line: usize| group.as_ptr().wrapping_add((first + i) * w.len + next + line * LINE);
+            let lines = size.div_ceil(LINE);
             let passes = rows.div_ceil(ROWS) * PANELS / 2;
             let place = |pass: usize| (pass / (PANELS / 2) * ROWS, pass % (PANELS / 2) * 2);
             for pass in 0..=passes {
@@ -55,6 +60,9 @@ pub(super) fn tiles<B: Bytes<Vnni>>(
                     tiles.shape(ROWS.min(rows - m));
                     let w = [codes[i], codes[i + 1]].map(|bytes| Matrix { bytes, stride: LINE });
                     let sums = sums[pass % 2].0.as_flattened_mut();
+                    for line in (pass..lines).step_by(passes) {
+                        (0..PANELS).for_each(|i| d.f32s().prefetch(ahead(i, line)));
+                    }
                     tiles.bytes(a.lines(m, at), w, steps, Start::Zero, sums, COLUMNS);
                 }
                 if pass > 0 {

@@ -9,9 +9,9 @@
 //! ```
 
 use super::{PANEL, pack};
-use crate::kernels::rows::{Epilogue, epilogue};
+use crate::kernels::rows::{Epilogue, ask, epilogue};
 use crate::simd::amx::{LINE, Matrix, ROWS, Start, TILE};
-use crate::simd::{Amx, Avx512, Pairs, Simd};
+use crate::simd::{Amx, Avx512, Pairs};
 use crate::{Element, Mat, Tile};
 
 /// Columns that share a pass over the activations.
@@ -70,10 +70,4 @@ pub(super) fn linear<W: Element>(
             }
         }
     }
-}
-
-/// Asks for numbers that will be needed soon.
-#[inline(always)]
-fn ask<W: Element>(s: Avx512, w: &[W]) {
-    w.chunks(LINE / size_of::<W>()).for_each(|line| s.prefetch(line.as_ptr()));
 }
