@@ -199,6 +199,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), w: &[W], k: usize, panel: &mut 
             for c in 0..16 {
                 let row = &w[last.min(16 * half + c) * k..][part.clone()];
                 s.prefetch(row.as_ptr().wrapping_add(PANEL * k));
+                s.prefetch(row.as_ptr().wrapping_add(64));
                 lanes[c] = if row.len() == 32 {
                     pairs.round(W::load(s, row), W::load(s, &row[16..]))
                 } else {
