@@ -33,6 +33,9 @@
 //! With keys and values in `bf16` ([`Product`], pairs of numbers in a lane), the same walk runs at 1.3 times the `f32` peak for heads of 64
 //! and 512 tokens, 1.4 with 2048 tokens, 1.5 for heads of 128: 0.65 to 0.75 of the peak of its own multiply-adds.
 //!
+//! With AMX, blocks that all of a call's queries see go through its tiles (`whole`): where `vdpbf16ps` does half of what `f32` does, an
+//! int8 prompt of 512 tokens runs 1.2 times as fast (410m), and attention takes 14 % of it.
+//!
 //! Where no instruction multiplies `bf16`, they are widened ([`Widened`]): on a Zen 3 core, prompts of 512 tokens take the same time as
 //! with `f32`, those of 2048 1.1 times; a single query takes 0.6 of the time with 512 tokens, 0.5 with 2048. Widening queries and weights
 //! as well, two instructions for each, cost another 6 % of a whole prompt of 1500 tokens (70m in int8).

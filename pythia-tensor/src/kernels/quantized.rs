@@ -10,7 +10,7 @@
 //!
 //! Up to four rows (int4: eight) go through [`few_rows`], which reads panels that lie far apart as streams and expands int4 in
 //! registers. More go through [`many_rows`]: int4 is expanded once per block into the first-level cache, and from there on is
-//! int8. The `f32` sums live in the output; they are touched once a block. With AVX2, int4 is not expanded: see `nibbles`.
+//! int8. With AMX, [`tiles`] stands for it from five rows on. The `f32` sums live in the output; they are touched once a block. With AVX2, int4 is not expanded: see `nibbles`.
 //!
 //! Measured on two Zen 4 cores against the same run's peak of products of bytes (`peak::int8_gops`, 935 Gop/s there):
 //!

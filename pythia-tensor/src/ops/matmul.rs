@@ -4,7 +4,7 @@ use super::activations::Activations;
 use crate::dtype::with_element;
 use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::matmul::{PANEL, linear_bf16};
+use crate::kernels::matmul::{PANEL, few_bf16, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
 use crate::tensor::Lines;
@@ -30,8 +30,8 @@ pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
-    /// instruction set `avx512bf16` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations are summed in
-    /// another order than more: a row's bits may differ between these and those.
+    /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations (8 with
+    /// `amx`) are summed in another order than more: a row's bits may differ between these and those.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
@@ -132,7 +132,7 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize
     let (most, group, columns) = match Panels::of(isa, m) {
         Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
         #[cfg(target_arch = "x86_64")]
-        None if bf16 && m > FEW => (PANEL_ROWS, 1, PANEL),
+        None if bf16 && m > few_bf16(isa) => (PANEL_ROWS, 1, PANEL),
         None => (matmul::ROWS, 3, COLUMNS),
     };
     let blocks = m.div_ceil(most).max(1);
@@ -202,7 +202,7 @@ mod tests {
 
     /// Panels have the bits of dot products, so that results do not tell which was computed: the memory for packed weights does.
     #[test]
-    fn panels_are_packed_from_96_rows_on_where_vectors_are_short() {
+    fn panels_are_packed_from_96_rows_on_where_they_pay() {
         let packs = |isa: Isa, rows: usize| {
             let (k, n) = (40, 24);
             let (a, mut out) = (vec![1.0; rows * k], vec![0.0; rows * n]);
@@ -217,7 +217,7 @@ mod tests {
             for rows in [1, 95, 96, 400] {
                 // Each has the scratch memory of its own thread.
                 let packs = thread::spawn(move || packs(isa, rows)).join().unwrap();
-                let expected = rows >= 96 && ["portable", "avx2"].contains(&&*isa.to_string());
+                let expected = rows >= 96 && ["portable", "avx2", "amx"].contains(&isa.name());
                 assert_eq!(packs, expected, "{isa}, {rows} rows");
             }
         }
