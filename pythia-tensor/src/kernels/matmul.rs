@@ -88,7 +88,7 @@ use super::rows::{Epilogue, epilogue};
 use crate::simd::{Part, Simd, stamp};
 use crate::{Element, Mat, Tile};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use bf16::{PANEL, few_bf16, linear_bf16, round_row};
+pub(crate) use bf16::{PANEL, linear_bf16, round_row};
 use bytemuck::Zeroable;
 pub(crate) use panels::{Packed, Panels};
 use std::array;

@@ -22,7 +22,7 @@ enum To {
 
 impl To {
     fn of(isa: Isa, product: &Product<'_>) -> Option<Self> {
-        match product.weight {
+        match product.weight.for_rows(isa, product.a.rows()) {
             Weight::Exact(_) => Panels::of(isa, product.a.rows()).map(Self::Panels),
             Weight::Bf16(_) => Some(Self::Bf16),
             Weight::Quantized(w) => Some(Self::Codes(Form::of(isa, w.bits()))),

@@ -4,7 +4,7 @@ use super::activations::Activations;
 use crate::dtype::with_element;
 use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::matmul::{PANEL, few_bf16, linear_bf16};
+use crate::kernels::matmul::{PANEL, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
 use crate::tensor::Lines;
@@ -30,14 +30,27 @@ pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
-    /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations (8 with
-    /// `amx`) are summed in another order than more: a row's bits may differ between these and those.
+    /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations are summed in
+    /// another order than more, and with `amx` up to 12 are multiplied in `f32` without being rounded, which is faster there: a
+    /// row's bits may differ between these and those.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
 }
 
+/// Rows of activations up to which machines with AMX multiply faster in `f32` than in bf16.
+const FEW_AMX: usize = 12;
+
 impl Weight<'_> {
+    /// What so many rows of activations are multiplied with.
+    pub(super) fn for_rows(self, isa: Isa, rows: usize) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(w) if isa.amx().is_some() && rows <= FEW_AMX => Self::Exact(w),
+            weight => weight,
+        }
+    }
+
     /// `[N, K]`.
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -114,7 +127,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
             let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
             let (rows, cols) = match products.iter().filter(quantized).count() {
                 0 => {
-                    let bf16 = products.iter().all(|p| matches!(p.weight, Weight::Bf16(_)));
+                    let bf16 = products.iter().all(|p| matches!(p.weight.for_rows(isa, m), Weight::Bf16(_)));
                     tile_size(isa, [m, n], crew.threads(), bf16)
                 }
                 count if count == products.len() => quantized_tile_size([m, n], crew.threads()),
@@ -132,7 +145,7 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize
     let (most, group, columns) = match Panels::of(isa, m) {
         Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
         #[cfg(target_arch = "x86_64")]
-        None if bf16 && m > few_bf16(isa) => (PANEL_ROWS, 1, PANEL),
+        None if bf16 && (m > FEW || isa.amx().is_some()) => (PANEL_ROWS, 1, PANEL),
         None => (matmul::ROWS, 3, COLUMNS),
     };
     let blocks = m.div_ceil(most).max(1);
@@ -156,7 +169,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
         Then::Add => (None, true),
     };
     let then = Epilogue { bias: product.bias, gelu, add };
-    match product.weight {
+    match product.weight.for_rows(isa, product.a.rows()) {
         Weight::Exact(w) => with_element!(w.dtype(), W => {
             let (a, w) = (product.a, bytemuck::cast_slice(w.bytes()));
             match Panels::of(isa, a.rows()) {

@@ -1,7 +1,7 @@
 //! Products of pairs of bf16 numbers with sums in `f32` (`vdpbf16ps`), for weights of any type. Activations are rounded to bf16
 //! once a product ([`round_row`]).
 //!
-//! Up to [`few_bf16`] rows go through the exact kernel's loops with vectors of twice as many elements; weights are rounded in
+//! Up to [`FEW`] rows go through the exact kernel's loops with vectors of twice as many elements; weights are rounded in
 //! registers. More rows: weights are rounded and transposed once a *panel* of [`PANEL`] rows,
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! so that a lane of the sums is a column of the output: no sum across lanes is left to do, which costs the other way a
-//! tenth at K = 1024. The two ways add in different orders, so that a row's bits are its own only among at most so many rows or
+//! tenth at K = 1024. The two ways add in different orders, so that a row's bits are its own only among at most [`FEW`] rows or
 //! among more.
 //!
 //! Measured on two Zen 4 cores, as fractions of the same run's peak of these products (470 GFLOP/s):
@@ -121,25 +121,19 @@ pub(crate) fn linear_bf16<W: Element>(
     let a = a.slice_rows(out.rows());
     // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
     let simd = unsafe { (Avx512::new(), Pairs::new()) };
-    if a.rows() <= few_bf16(isa) {
+    if let Some(amx) = isa.amx() {
+        let panels = panels.floats(tiles::panels_len(k));
+        // SAFETY: as above.
+        unsafe { tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, panels) };
+    } else if a.rows() <= FEW {
         let a = a.halves().slice_cols(0..k);
         // SAFETY: as above.
         unsafe { few(simd, a, w, then, out) };
-    } else if let Some(amx) = isa.amx() {
-        // SAFETY: as above.
-        unsafe {
-            tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, panels.floats(tiles::panels_len(k)));
-        };
     } else {
         let a = a.slice_cols(0..k.div_ceil(2));
         // SAFETY: as above.
         unsafe { many(simd, a, (w, k), then, out, panels.floats(a.cols() * PANEL)) };
     }
-}
-
-/// Up to how many rows of activations need no panels. With AMX panels pay from nine on (16 rows: 1.7 times the speed).
-pub(crate) fn few_bf16(isa: Isa) -> usize {
-    if isa.amx().is_some() { FEW / 2 } else { FEW }
 }
 
 /// Rounds a row of activations to pairs of bf16, to nearest, ties to even; subnormal numbers become zero. What `x` does not fill
