@@ -180,10 +180,10 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             }
         }),
         #[cfg(target_arch = "x86_64")]
-        Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panel, _)| {
+        Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panels, sums)| {
             let (a, k) = (activations.pairs(product.a), product.a.cols());
             with_element!(w.dtype(), W => {
-                linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, panel);
+                linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, (panels, sums));
             });
         }),
         #[cfg(not(target_arch = "x86_64"))]

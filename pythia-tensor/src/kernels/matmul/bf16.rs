@@ -77,8 +77,8 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
     }
 }
 
-/// As the exact kernel, in bf16: `a` is rounded already, `[M, K / 2]` pairs in whole vectors; `w` is all of `[N, K]`. `panels` is room
-/// for panels.
+/// As the exact kernel, in bf16: `a` is rounded already, `[M, K / 2]` pairs in whole vectors; `w` is all of `[N, K]`. The scratch memory
+/// is for panels and sums.
 ///
 /// # Panics
 /// If the instruction set has no products of bf16.
@@ -88,7 +88,7 @@ pub(crate) fn linear_bf16<W: Element>(
     (w, k): (&[W], usize),
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
-    panels: &mut Lines,
+    (panels, sums): (&mut Lines, &mut Lines),
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     fn few<W: Element>(
@@ -122,9 +122,8 @@ pub(crate) fn linear_bf16<W: Element>(
     // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
     let simd = unsafe { (Avx512::new(), Pairs::new()) };
     if let Some(amx) = isa.amx() {
-        let panels = panels.floats(tiles::panels_len(k));
         // SAFETY: as above.
-        unsafe { tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, panels) };
+        unsafe { tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, (panels, sums)) };
     } else if a.rows() <= FEW {
         let a = a.halves().slice_cols(0..k);
         // SAFETY: as above.
@@ -169,7 +168,7 @@ fn panels<W: Element>(
     let (rows, cols) = (out.rows(), out.cols());
     for n0 in cols.clone().step_by(PANEL) {
         let n1 = cols.end.min(n0 + PANEL);
-        pack(simd, &w[n0 * k..n1 * k], k, panel);
+        pack(simd, Mat::new(&w[n0 * k..n1 * k], k), panel);
         let then = then.slice(n0..n1);
         let mut i = 0;
         while i < a.rows() {
@@ -186,17 +185,16 @@ fn panels<W: Element>(
     }
 }
 
-/// Rounds up to `PANEL` rows of `k` weights into a panel; the last stands for those that are missing. Asks for the rows of
-/// the next.
+/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what comes next.
 #[inline(always)]
-fn pack<W: Element>((s, pairs): (Avx512, Pairs), w: &[W], k: usize, panel: &mut [f32]) {
-    let last = w.len() / k - 1;
+fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [f32]) {
+    let (k, last) = (rows.cols(), rows.rows() - 1);
     for (block, panel) in panel.chunks_mut(16 * PANEL).enumerate() {
         let part = 32 * block..k.min(32 * block + 32);
         for half in 0..2 {
             let mut lanes = [s.zero(); 16];
             for c in 0..16 {
-                let row = &w[last.min(16 * half + c) * k..][part.clone()];
+                let row = &rows.row(last.min(16 * half + c))[part.clone()];
                 s.prefetch(row.as_ptr().wrapping_add(PANEL * k));
                 s.prefetch(row.as_ptr().wrapping_add(64));
                 lanes[c] = if row.len() == 32 {

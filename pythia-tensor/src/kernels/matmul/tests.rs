@@ -103,7 +103,9 @@ fn run_bf16<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], cols: usize) -> Vec<f32> 
         // What other products left there must not matter.
         let mut panels = Lines::default();
         panels.floats(1 << 18).fill(f32::NAN);
-        linear_bf16(isa, rounded, (w, k), Epilogue::default(), &mut tile, &mut panels);
+        let mut sums = Lines::default();
+        sums.floats(1 << 16).fill(f32::NAN);
+        linear_bf16(isa, rounded, (w, k), Epilogue::default(), &mut tile, (&mut panels, &mut sums));
     };
     let team = Team::with_isa(1, isa).expect("a team of one");
     team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, cols), a.rows(), cols, &work)]));
