@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// others.
 ///
 /// The same bits for any number of threads come out in all of them; for any batch and any split of a prompt in all but
-/// `bf16`, which sums passes of at most 16 tokens in another order than longer ones.
+/// `bf16`, which sums passes of at most 16 tokens in another order than longer ones; with AMX, it multiplies passes of at most 12 in `f32`.
 ///
 /// ```
 /// use pythia_model::Precision;
@@ -23,7 +23,8 @@ pub enum Precision {
     /// The stored weights widened to `f32`, products and sums in `f32`.
     #[default]
     Exact,
-    /// Weights and activations rounded to `bf16`, sums in `f32`. Only where the processor multiplies `bf16`.
+    /// Weights and activations rounded to `bf16` (with AMX, where at least 13 tokens pass together), sums in `f32`. Only where the
+    /// processor multiplies `bf16`.
     Bf16,
     /// Weights of 8 bits.
     Int8,

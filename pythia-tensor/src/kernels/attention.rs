@@ -33,7 +33,7 @@
 //! With keys and values in `bf16` ([`Product`], pairs of numbers in a lane), the same walk runs at 1.3 times the `f32` peak for heads of 64
 //! and 512 tokens, 1.4 with 2048 tokens, 1.5 for heads of 128: 0.65 to 0.75 of the peak of its own multiply-adds.
 //!
-//! With AMX, blocks that all of a call's queries see go through its tiles (`whole`): where `vdpbf16ps` does half of what `f32` does, an
+//! With AMX, queries go through the blocks that they see all of in tiles (`whole`; heads of whole 32 dimensions): where `vdpbf16ps` does half of what `f32` does, an
 //! int8 prompt of 512 tokens runs 1.2 times as fast (410m), and attention takes 14 % of it.
 //!
 //! Where no instruction multiplies `bf16`, they are widened ([`Widened`]): on a Zen 3 core, prompts of 512 tokens take the same time as

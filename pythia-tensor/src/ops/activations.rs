@@ -46,7 +46,7 @@ impl To {
             #[cfg(target_arch = "x86_64")]
             Self::Bf16 => round_row(isa, rows.row(0), words),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Bf16 => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+            Self::Bf16 => panic!("products of bf16 need `avx512bf16` or `amx`, not `{isa}`"),
             Self::Panels(panels) => panels.pack(rows, words),
         }
     }

@@ -30,9 +30,9 @@ pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
-    /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. Up to 16 rows of activations are summed in
-    /// another order than more, and with `amx` up to 12 are multiplied in `f32` without being rounded, which is faster there: a
-    /// row's bits may differ between these and those.
+    /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. With `avx512bf16`, up to 16 rows of
+    /// activations are summed in another order than more; with `amx`, up to 12 are multiplied in `f32` as in `Exact`, which is faster
+    /// there. A row's bits may differ between these and those.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
@@ -84,7 +84,7 @@ const PANEL_ROWS: usize = 1024;
 const QUANTIZED_ROWS: usize = 256;
 
 thread_local! {
-    /// Weights of a block, expanded or packed, and the sums of a quantised product's tile.
+    /// Weights, expanded or packed, and the sums of a tile.
     static SCRATCH: RefCell<(Lines, Lines)> = RefCell::default();
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
@@ -143,9 +143,9 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 /// every thread gets several tiles.
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize, usize) {
     let (most, group, columns) = match Panels::of(isa, m) {
-        Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
         #[cfg(target_arch = "x86_64")]
-        None if bf16 && (m > FEW || isa.amx().is_some()) => (PANEL_ROWS, 1, PANEL),
+        _ if bf16 && (m > FEW || isa.amx().is_some()) => (PANEL_ROWS, 1, PANEL),
+        Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
         None => (matmul::ROWS, 3, COLUMNS),
     };
     let blocks = m.div_ceil(most).max(1);
@@ -187,7 +187,7 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             });
         }),
         #[cfg(not(target_arch = "x86_64"))]
-        Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16`, not `{isa}`"),
+        Weight::Bf16(_) => panic!("products of bf16 need `avx512bf16` or `amx`, not `{isa}`"),
         Weight::Quantized(w) => SCRATCH.with_borrow_mut(|(expanded, sums)| {
             let (rows, cols) = (tile.rows(), tile.cols());
             // Quantised weights give sums for whole groups of columns.

@@ -14,6 +14,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// Rows and columns of a tile.
@@ -28,6 +29,11 @@ pub(crate) const ROWS: usize = 2 * TILE;
 /// Columns that are multiplied together: two tiles.
 pub(crate) const COLUMNS: usize = 2 * TILE;
 
+thread_local! {
+    /// Whether somebody has this thread's tiles.
+    static TAKEN: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The proof that AMX with BF16 and INT8 is present, and that the system lets this process use it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amx(());
@@ -41,7 +47,11 @@ impl Amx {
     }
 
     /// Takes the thread's tiles. Shape them first.
+    ///
+    /// # Panics
+    /// If this thread has taken them already: it has no others.
     pub(crate) fn tiles(self) -> Tiles {
+        assert!(!TAKEN.replace(true), "a thread's tiles are taken once at a time");
         Tiles { _amx: self, rows: 0, not_send: PhantomData }
     }
 }
@@ -100,8 +110,8 @@ impl Matrix<'_> {
     /// Panics unless there are `lines` lines that are `len` bytes long.
     #[inline(always)]
     fn check(self, lines: usize, len: usize) {
-        let needed = (lines - 1) * self.stride + len;
-        assert!(needed <= self.bytes.len(), "{lines} lines of {len} in {} bytes", self.bytes.len());
+        let needed = (lines - 1).checked_mul(self.stride).and_then(|start| start.checked_add(len));
+        assert!(needed.is_some_and(|needed| needed <= self.bytes.len()), "{lines} lines of {len}");
     }
 }
 
@@ -125,6 +135,7 @@ pub(crate) struct Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
+        TAKEN.set(false);
         // SAFETY: `Amx` proves that the instruction exists; no tile holds anything between products.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
     }
@@ -136,13 +147,10 @@ macro_rules! multiply {
         $(#[$meta])*
         #[inline(always)]
         pub(crate) fn $name(&self, a: Matrix<'_>, w: [Matrix<'_>; 2], steps: usize, start: Start, sums: &mut [$sum], stride: usize) {
-            if self.rows == 0 || steps == 0 {
+            if self.rows == 0 {
                 return;
             }
-            a.check(self.rows, steps * LINE);
-            w.iter().for_each(|w| w.check(steps * TILE, LINE));
-            assert!((self.rows - 1) * stride + COLUMNS <= sums.len(), "sums of {} rows", self.rows);
-            assert!(w[0].stride == w[1].stride, "columns of one kind");
+            self.check(a, w, steps, (sums.len(), stride));
             let (sums, next) = (sums.as_mut_ptr(), TILE * w[0].stride);
             let (a_stride, w_stride, stride) = (a.stride, w[0].stride, stride * size_of::<$sum>());
             let start = usize::from(start == Start::Sums);
@@ -284,6 +292,15 @@ pub(crate) const BF16_STEP: usize = ROWS * COLUMNS * LINE / 2;
 pub(crate) const BYTES_STEP: usize = ROWS * COLUMNS * LINE;
 
 impl Tiles {
+    /// Panics unless `steps` of a product have their operands, and sums of so many numbers in rows `stride` apart their places.
+    #[inline(always)]
+    fn check(&self, a: Matrix<'_>, w: [Matrix<'_>; 2], steps: usize, (sums, stride): (usize, usize)) {
+        assert!(steps > 0 && w[0].stride == w[1].stride, "{steps} steps of columns of one kind");
+        a.check(self.rows, steps * LINE);
+        w.iter().for_each(|w| w.check(steps * TILE, LINE));
+        assert!((self.rows - 1) * stride + COLUMNS <= sums, "sums of {} rows", self.rows);
+    }
+
     /// Shapes the tiles for `rows` rows of activations.
     ///
     /// # Panics

@@ -30,7 +30,8 @@ impl Isa {
     /// The environment variable that forces an instruction set by name.
     pub const VARIABLE: &str = "PYTHIA_ISA";
 
-    /// Every instruction set that this machine has, best last.
+    /// Every instruction set that this machine has, best last. On a machine with AMX this asks the system's leave to use it, which
+    /// makes room for its registers wherever the process handles signals.
     pub fn available() -> &'static [Isa] {
         static FOUND: OnceLock<Vec<Isa>> = OnceLock::new();
         FOUND.get_or_init(|| {

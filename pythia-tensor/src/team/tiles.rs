@@ -36,6 +36,11 @@ impl<'a, T> Mat<'a, T> {
         self.cols
     }
 
+    /// Elements from one row to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Row `r`.
     #[inline]
     pub fn row(&self, r: usize) -> &'a [T] {

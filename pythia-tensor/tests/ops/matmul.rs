@@ -4,7 +4,7 @@ use crate::numbers::{DTYPES, U, assert_near, numbers, on_every_team, tensor};
 use proptest::prelude::*;
 use pythia_tensor::ops::{Product, Then, Weight, matmul, matmuls};
 use pythia_tensor::reference::{gelu_reference, matmul_reference};
-use pythia_tensor::{DType, Gelu, Mat, MatMut, Tensor};
+use pythia_tensor::{DType, Gelu, Isa, Mat, MatMut, Team, Tensor};
 
 /// The largest slope of both GELUs is 1.129.
 const GELU_SLOPE: f64 = 1.13;
@@ -255,6 +255,32 @@ fn a_nan_reaches_its_row_and_no_other() {
             let rows: Vec<bool> = nan.chunks(5).map(|row| row.iter().all(|&x| x == 1.0)).collect();
             let any = nan.iter().filter(|&&x| x == 1.0).count();
             assert!(rows[bad] && any == 5, "{isa}, {m} rows of {k}: {nan:?}");
+        }
+    }
+}
+
+/// Around the numbers of rows where another kernel is taken. With AMX, up to 12 rows are multiplied as in `exact`; from then on, and
+/// with the other instruction sets always, activations are rounded, which these feel.
+#[test]
+fn bf16_rounds_activations_unless_few_rows_are_faster_in_f32() {
+    let (k, n) = (96, 100);
+    let weight = tensor(&numbers(3, n * k, 0.1), DType::F16, &[n, k]);
+    for isa in Isa::available().iter().copied().filter(|isa| isa.has_bf16()) {
+        let team = Team::with_isa(2, isa).unwrap();
+        for rows in [1, 12, 13, 16, 17, 95, 96, 97, 200] {
+            let a = numbers(4, rows * k, 1.0);
+            let run = |weight| {
+                let mut out = vec![f32::NAN; rows * n];
+                let product = Product { a: Mat::new(&a, k), weight, bias: None, then: Then::Store };
+                team.enter(|crew| matmul(crew, MatMut::new(&mut out, n), product));
+                out
+            };
+            let (exact, bf16) = (run(Weight::Exact(&weight)), run(Weight::Bf16(&weight)));
+            // Rounding a number is an error of at most 2^-9 of it, and both factors are rounded.
+            let bound = 2.1 * 2_f32.powi(-9) * 0.1 * k as f32;
+            let error = exact.iter().zip(&bf16).map(|(e, b)| (e - b).abs()).fold(0.0, f32::max);
+            assert!(error <= bound, "{isa}, {rows} rows: {error} of {bound}");
+            assert_eq!(exact == bf16, isa.name() == "amx" && rows <= 12, "{isa}, {rows} rows");
         }
     }
 }

@@ -97,7 +97,7 @@ proptest! {
     }
 
     #[test]
-    fn any_split_of_the_prompt_gives_the_same_bits(lens in prop::collection::vec(1..70_usize, 1..5), dim in prop::sample::select(vec![24, 32, 80]), seed: u64) {
+    fn any_split_of_the_prompt_gives_the_same_bits(lens in prop::collection::vec(1..70_usize, 1..5), dim in prop::sample::select(vec![24, 32, 80, 128]), seed: u64) {
         let t = lens.iter().sum();
         let data = qkv(t, dim, seed);
         let rotary = Rotary::new(8, 10000.0, t);
@@ -166,18 +166,21 @@ fn a_copied_prefix_continues_alike() {
 /// Causality: whatever a later token holds, earlier queries do not see it.
 #[test]
 fn an_infinite_value_does_not_reach_earlier_queries() {
-    let (dim, t) = (24, 70);
-    let rotary = Rotary::new(6, 10000.0, t);
-    let clean = qkv(t, dim, 9);
-    for bad in [3, 40, 65] {
+    for (dim, bad) in [24, 64].into_iter().flat_map(|dim| [3, 40, 65, 130].map(|bad| (dim, bad))) {
+        let t = 150;
+        let rotary = Rotary::new(6, 10000.0, t);
+        let clean = qkv(t, dim, 9);
         let mut data = clean.clone();
         data[bad * 3 * dim + 2 * dim..(bad + 1) * 3 * dim].fill(f32::INFINITY);
         for &isa in Isa::available() {
             for cache in caches(dim, t) {
                 let attend = |data| attend_with(isa, cache.clone(), Mat::new(data, 3 * dim), &rotary, &[t]);
                 let (want, got) = (attend(&clean), attend(&data));
-                assert_eq!(got[..bad * dim], want[..bad * dim], "{isa}, token {bad}");
-                assert!(got[bad * dim..].iter().all(|z| !z.is_finite()), "{isa}, token {bad}");
+                assert_eq!(got[..bad * dim], want[..bad * dim], "{isa}, {dim} dimensions, token {bad}");
+                assert!(
+                    got[bad * dim..].iter().all(|z| !z.is_finite()),
+                    "{isa}, {dim} dimensions, token {bad}"
+                );
             }
         }
     }

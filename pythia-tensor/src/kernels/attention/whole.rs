@@ -1,18 +1,21 @@
-//! Blocks of keys that a call's queries see all of, with AMX: up to 32 queries and 64 keys together, from 32 dimensions to 32.
+//! Queries and blocks of keys before them, with AMX: up to 32 queries and 64 keys together. For heads of whole 32 dimensions.
 //!
 //! Keys lie as pairs of dimensions and values as pairs of positions, which are the tiles' own layouts. The block with a query's
 //! diagonal goes through `step` as elsewhere; so a query's result depends on its position alone here, too.
 
 use super::key_values::{STRIP, padded};
-use super::{BLOCK, GROUP, Head, Running, soften};
+use super::{BLOCK, GROUP, Head, QUERIES, Running, soften};
 use crate::Mat;
 use crate::kernels::rotary::Rotary;
-use crate::simd::amx::{COLUMNS, LINE, Matrix, Start, TILE, Tiles};
+use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE, Tiles};
 use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Product, Simd};
 use std::ops::Range;
 
 /// Dimensions, or positions, of a step of the tiles.
 const STEP: usize = 32;
+
+// Strips of values and groups of queries are tiles.
+const _: () = assert!(STRIP == TILE && QUERIES <= ROWS);
 
 /// Whether a head's dimensions are whole steps.
 pub(super) fn fits(head: Head<'_>) -> bool {
@@ -58,7 +61,7 @@ fn whole_block(
         ahead[..ahead.len().min(BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
     }
 
-    let q = rows(&running.q.get()[queries.start * width..], width);
+    let q = Mat::new(&running.q.get()[queries.start * width..], width).lines();
     let keys: &[u8] = bytemuck::cast_slice(keys.as_flattened());
     let p = &mut running.p.0[..queries.len()];
     for j in (0..BLOCK).step_by(COLUMNS) {
@@ -81,19 +84,13 @@ fn whole_block(
         t += n;
     }
 
-    let p = rows(p.as_flattened(), BLOCK);
+    let p = Mat::new(p.as_flattened(), BLOCK).lines();
     let values: &[u8] = bytemuck::cast_slice(values.as_flattened());
     for column in (0..head.dim).step_by(COLUMNS) {
         let values = [column, column + STRIP]
             .map(|column| Matrix { bytes: &values[2 * BLOCK * column..], stride: LINE });
         tiles.bf16(p, values, BLOCK / STEP, Start::Sums, &mut z[column..], width);
     }
-}
-
-/// Rows of numbers, `stride` apart.
-#[inline(always)]
-fn rows(numbers: &[f32], stride: usize) -> Matrix<'_> {
-    Matrix { bytes: bytemuck::cast_slice(numbers), stride: stride * size_of::<f32>() }
 }
 
 /// Turns the scores of `R` queries into weights, in pairs, and shrinks what they have mixed so far.

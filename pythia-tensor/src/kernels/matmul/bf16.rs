@@ -185,7 +185,8 @@ fn panels<W: Element>(
     }
 }
 
-/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what comes next.
+/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what follows, and for the
+/// next panel.
 #[inline(always)]
 fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [f32]) {
     let (k, last) = (rows.cols(), rows.rows() - 1);
@@ -195,7 +196,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [
             let mut lanes = [s.zero(); 16];
             for c in 0..16 {
                 let row = &rows.row(last.min(16 * half + c))[part.clone()];
-                s.prefetch(row.as_ptr().wrapping_add(PANEL * k));
+                s.prefetch(row.as_ptr().wrapping_add(PANEL * rows.stride()));
                 s.prefetch(row.as_ptr().wrapping_add(64));
                 lanes[c] = if row.len() == 32 {
                     pairs.round(W::load(s, row), W::load(s, &row[16..]))

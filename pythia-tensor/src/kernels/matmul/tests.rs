@@ -112,26 +112,48 @@ fn run_bf16<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], cols: usize) -> Vec<f32> 
     out
 }
 
+/// Of the products of numbers rounded to bf16, only the sums round: the bound is the exact kernel's, with inputs rounded first.
+#[cfg(target_arch = "x86_64")]
+fn check_bf16(isa: Isa, [m, n, k]: [usize; 3], a: &[f32], w: &[f16]) -> Vec<f32> {
+    let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+    let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
+    let out = run_bf16(isa, Mat::new(a, k), w, n);
+    let want = matmul_reference(Mat::new(&round(a), k), &rounded);
+    for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
+        let terms = a[i / n * k..][..k].iter().zip(&rounded[i % n * k..][..k]);
+        let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w).abs()) * 1.01).sum();
+        let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
+        assert!((f64::from(got) - want).abs() <= bound, "{isa} {m}x{n}x{k} at {i}: {got} {want}");
+    }
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+fn with_bf16() -> impl Iterator<Item = Isa> {
+    Isa::available().iter().copied().filter(|isa| isa.has_bf16())
+}
+
+/// More elements of K than are packed together, twice.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn bf16_of_long_rows_matches_the_reference() {
+    let [m, n, k] = [33, 70, 8192 + 300];
+    let w: Vec<f16> = numbers(2, n * k).into_iter().map(f16::from_f32).collect();
+    for isa in with_bf16() {
+        check_bf16(isa, [m, n, k], &numbers(1, m * k), &w);
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Products of bf16 numbers are exact in `f32`, so only the sums round: the bound is the exact kernel's, with inputs
-    /// rounded first. Among at most `FEW` rows, and among more, a row's bits are its own; with AMX among any.
+    /// Among at most `FEW` rows, and among more, a row's bits are its own; with AMX among any.
     #[test]
     fn bf16_is_the_reference_of_rounded_numbers(m in 1..80_usize, n in 1..300_usize, k in lengths(), seed: u64) {
-        let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
         let a = numbers(seed, m * k);
         let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
-        let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
-        for isa in Isa::available().iter().copied().filter(|isa| isa.has_bf16()) {
-            let out = run_bf16(isa, Mat::new(&a, k), &w, n);
-            let want = matmul_reference(Mat::new(&round(&a), k), &rounded);
-            for (i, (&got, &want)) in out.iter().zip(&want).enumerate() {
-                let terms = a[i / n * k..][..k].iter().zip(&rounded[i % n * k..][..k]);
-                let magnitude: f64 = terms.map(|(a, w)| f64::from((a * w).abs()) * 1.01).sum();
-                let bound = (k + 8) as f64 * f64::from(f32::EPSILON / 2.0) * magnitude;
-                prop_assert!((f64::from(got) - want).abs() <= bound, "{} {}x{}x{} at {}: {} {}", isa, m, n, k, i, got, want);
-            }
+        for isa in with_bf16() {
+            let out = check_bf16(isa, [m, n, k], &a, &w);
             let few = if isa.amx().is_some() { 0 } else { FEW };
             for rows in [1, 2, FEW, FEW + 1, 31, 32, 33, m - 1].into_iter().filter(|&rows| {
                 0 < rows && rows < m && (rows > few) == (m > few)

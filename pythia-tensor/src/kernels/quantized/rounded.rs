@@ -14,11 +14,11 @@ use std::ops::Range;
 /// How rows of rounded activations lie in memory: `[K / 256]` blocks of
 ///
 /// ```text
-/// header  the scale, f32: activation ~= scale * code; and what a kernel wants to know of the codes' sums
+/// header  the scale, f32: activation ~= scale * code; what a kernel wants to know of the codes' sums; and what fills a cache line
 /// codes   [256] i8, or i16
 /// ```
 ///
-/// Where weights are multiplied as bytes, the header ends with -128 times the sum of the codes, an i32, so that weights count from 0
+/// Where weights are multiplied as bytes, the scale is followed by -128 times the sum of the codes, an i32, so that weights count from 0
 /// and not from `ZERO`. Where they are multiplied in two parts, codes have 16 bits, elements 0 2 1 3 of every four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Form {

@@ -23,6 +23,9 @@ use crate::simd::int8::{Int8, Vnni};
 use crate::simd::{Amx, Arithmetic, Simd};
 use crate::tensor::Lines;
 
+// A panel is a tile wide, and a block of whole steps.
+const _: () = assert!(PANEL == TILE && BLOCK.is_multiple_of(LINE) && PANELS.is_multiple_of(2));
+
 /// Panels that share a pass over the activations.
 const PANELS: usize = COLS / PANEL;
 

@@ -33,6 +33,9 @@ use crate::simd::{Amx, Avx512, Pairs};
 use crate::tensor::Lines;
 use crate::{Element, Mat, Tile};
 
+// A panel is two tiles wide.
+const _: () = assert!(PANEL == crate::simd::amx::COLUMNS);
+
 /// Columns that share a pass over the activations.
 const COLUMNS: usize = 4 * PANEL;
 
