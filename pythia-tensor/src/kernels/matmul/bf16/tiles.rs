@@ -22,9 +22,11 @@
 //! | the halves of 32 rows one after another, in tiles of their own | 0.20 |
 //!
 //! What is read from the second-level cache holds the tiles at half of their peak, with K = 4096 at a third; packing takes a fifth of the
-//! time, finishing the output a sixth. Asking for the next 128 columns while these are multiplied brought nothing; asking for weights
-//! ahead of the tiles neither. With K = 8192, packing all of K at once made it 0.12 instead of 0.19. Five to 16 rows with weights rounded in place of the activations, without transposing them, are no faster;
-//! up to 12, `f32` is (8 rows: 25 GB/s of weights instead of 14, and 16 with `vdpbf16ps`), which is what `ops` takes then.
+//! time, finishing the output a sixth. With K = 8192, packing all of K at once made it 0.12 instead of 0.19. Asking for the next 128 columns
+//! while these are multiplied brought nothing, nor did asking for panels ahead of the tiles.
+//!
+//! Five to 16 rows with weights rounded in place of the activations, without transposing them, are no faster than this; up to 12, `f32` is
+//! (8 rows: 25 GB/s of weights instead of 14, and 16 with `vdpbf16ps`), which is what `ops` takes then.
 
 use super::{PANEL, pack};
 use crate::kernels::rows::{Epilogue, ask, epilogue};
