@@ -45,8 +45,7 @@ impl Weight<'_> {
     /// What so many rows of activations are multiplied with.
     pub(super) fn for_rows(self, isa: Isa, rows: usize) -> Self {
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Bf16(w) if isa.amx().is_some() && rows <= FEW_AMX => Self::Exact(w),
+            Self::Bf16(w) if isa.has_tiles() && rows <= FEW_AMX => Self::Exact(w),
             weight => weight,
         }
     }
@@ -144,7 +143,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize, usize) {
     let (most, group, columns) = match Panels::of(isa, m) {
         #[cfg(target_arch = "x86_64")]
-        _ if bf16 && (m > FEW || isa.amx().is_some()) => (PANEL_ROWS, 1, PANEL),
+        _ if bf16 && (m > FEW || isa.has_tiles()) => (PANEL_ROWS, 1, PANEL),
         Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
         None => (matmul::ROWS, 3, COLUMNS),
     };

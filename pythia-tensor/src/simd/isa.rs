@@ -113,11 +113,19 @@ impl Isa {
         false
     }
 
+    /// Whether it has tiles of bf16 and bytes (AMX).
+    pub(crate) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Which::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The proof that it has tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn amx(self) -> Option<Amx> {
         // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
-        (self.0 == Which::Amx).then(|| unsafe { Amx::new() })
+        self.has_tiles().then(|| unsafe { Amx::new() })
     }
 
     /// Numbers in a vector.

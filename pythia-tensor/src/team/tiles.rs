@@ -37,6 +37,7 @@ impl<'a, T> Mat<'a, T> {
     }
 
     /// Elements from one row to the next.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn stride(&self) -> usize {
         self.stride
     }

@@ -85,7 +85,7 @@ impl Panels {
     /// How to pack so many rows of activations, if it is worth it. With vectors of 16 lanes it is where they are multiplied twice a
     /// cycle, as machines with AMX do.
     pub(crate) fn of(isa: Isa, rows: usize) -> Option<Self> {
-        ((isa.lanes() < 16 || isa.amx().is_some()) && rows >= MANY).then_some(Self(isa))
+        ((isa.lanes() < 16 || isa.has_tiles()) && rows >= MANY).then_some(Self(isa))
     }
 
     /// Rows of activations in a group: with a panel's vectors and one of an activation, their sums fill the registers.

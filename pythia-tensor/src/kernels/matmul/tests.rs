@@ -154,7 +154,7 @@ proptest! {
         let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
         for isa in with_bf16() {
             let out = check_bf16(isa, [m, n, k], &a, &w);
-            let few = if isa.amx().is_some() { 0 } else { FEW };
+            let few = if isa.has_tiles() { 0 } else { FEW };
             for rows in [1, 2, FEW, FEW + 1, 31, 32, 33, m - 1].into_iter().filter(|&rows| {
                 0 < rows && rows < m && (rows > few) == (m > few)
             }) {
