@@ -12,7 +12,7 @@
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
 //! products with up to `M` rows of activations at a time stand in registers (a tile). A group is read from memory by its
 //! first tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
-//! they lie (long prompts without AVX-512 or with AMX apart: `panels`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
+//! they lie (long prompts without AVX-512 apart: `panels`; with AMX, all: `tiles`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
 //! A few rows of activations take weight rows that lie far apart, all blocks of K of a group before the next, so that each of the `N` is a long
@@ -83,6 +83,8 @@ mod bf16;
 mod panels;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::rows::{Epilogue, epilogue};
 use crate::simd::{Part, Simd, stamp};
@@ -94,6 +96,8 @@ pub(crate) use panels::{Packed, Panels};
 use std::array;
 use std::marker::PhantomData;
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::Tiled;
 
 /// Elements of K per block. Each output pays one reduction per block; three rows of activations and a group of weight
 /// rows of one block pass through the first-level cache together.

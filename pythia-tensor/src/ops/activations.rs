@@ -1,9 +1,9 @@
 //! Activations as the kernels take them: rounded to codes or to bf16, or packed; once for all tiles and products.
 
 use super::matmul::{Product, Weight};
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::matmul::round_row;
 use crate::kernels::matmul::{Packed, Panels};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::matmul::{Tiled, round_row};
 use crate::kernels::quantized::{Form, Rounded, round_activations};
 use crate::tensor::Lines;
 use crate::{Bits, Crew, Isa, Mat, MatMut, Tile, Tiles};
@@ -18,11 +18,17 @@ enum To {
     Codes(Form),
     Bf16,
     Panels(Panels),
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Tiled),
 }
 
 impl To {
     fn of(isa: Isa, product: &Product<'_>) -> Option<Self> {
-        match product.weight.for_rows(isa, product.a.rows()) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiled) = product.tiled(isa) {
+            return Some(Self::Tiles(tiled));
+        }
+        match product.weight {
             Weight::Exact(_) => Panels::of(isa, product.a.rows()).map(Self::Panels),
             Weight::Bf16(_) => Some(Self::Bf16),
             Weight::Quantized(w) => Some(Self::Codes(Form::of(isa, w.bits()))),
@@ -36,6 +42,8 @@ impl To {
             // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
             Self::Bf16 => (1, k.div_ceil(2).next_multiple_of(16) + 16),
             Self::Panels(panels) => (panels.rows(), panels.group_len(k)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(tiled) => (Tiled::ROWS, tiled.unit_len(k)),
         }
     }
 
@@ -48,6 +56,8 @@ impl To {
             #[cfg(not(target_arch = "x86_64"))]
             Self::Bf16 => panic!("products of bf16 need `avx512bf16` or `amx`, not `{isa}`"),
             Self::Panels(panels) => panels.pack(rows, words),
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles(tiled) => tiled.pack(rows, words),
         }
     }
 }
@@ -78,15 +88,19 @@ impl Activations {
             if place.is_empty() {
                 continue;
             }
-            let work = |mut tile: Tile<'_>| {
-                for unit in tile.rows() {
-                    let rows = unit * rows..a.rows().min((unit + 1) * rows);
-                    to.prepare(isa, a.slice_rows(rows), tile.row_mut(unit));
-                }
+            let prepare = |unit: usize, words: &mut [f32]| {
+                let rows = unit * rows..a.rows().min((unit + 1) * rows);
+                to.prepare(isa, a.slice_rows(rows), words);
             };
-            let parts = if a.rows() * a.cols() < ALONE { 1 } else { 4 * crew.threads() };
-            let out = MatMut::new(&mut self.words.floats(start)[place], words);
-            crew.run(&mut [Tiles::new(out, units.div_ceil(parts), words, &work)]);
+            let out = &mut self.words.floats(start)[place];
+            if a.rows() * a.cols() < ALONE {
+                out.chunks_exact_mut(words).enumerate().for_each(|(unit, words)| prepare(unit, words));
+            } else {
+                let work =
+                    |mut tile: Tile<'_>| tile.rows().for_each(|unit| prepare(unit, tile.row_mut(unit)));
+                let each = units.div_ceil(4 * crew.threads());
+                crew.run(&mut [Tiles::new(MatMut::new(out, words), each, words, &work)]);
+            }
         }
     }
 
@@ -116,5 +130,11 @@ impl Activations {
     /// `a` packed.
     pub(super) fn packed(&self, a: Mat<'_>, panels: Panels) -> Packed<'_> {
         Packed { groups: self.words(a, To::Panels(panels)), k: a.cols() }
+    }
+
+    /// `a` in tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(&self, a: Mat<'_>, tiled: Tiled) -> &[f32] {
+        self.words(a, To::Tiles(tiled))
     }
 }

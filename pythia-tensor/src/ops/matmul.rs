@@ -4,7 +4,7 @@ use super::activations::Activations;
 use crate::dtype::with_element;
 use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::matmul::{PANEL, linear_bf16};
+use crate::kernels::matmul::{PANEL, Tiled, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
 use crate::tensor::Lines;
@@ -24,32 +24,36 @@ pub struct Product<'a> {
     pub then: Then,
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Product<'_> {
+    /// How it is computed in tiles, if the instruction set has them.
+    pub(super) fn tiled(&self, isa: Isa) -> Option<Tiled> {
+        let rounded = match self.weight {
+            Weight::Exact(_) => false,
+            Weight::Bf16(_) => true,
+            Weight::Quantized(_) => return None,
+        };
+        Tiled::of(isa, rounded, self.a.rows())
+    }
+}
+
 /// A matrix of weights, `[N, K]`, and the arithmetic it is multiplied with.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
-    /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`.
+    /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`. With `amx`, products are exact sums of those of
+    /// bf16 parts, but for what is less than 2^-21 of each, and sums are in `f32`: what is infinite gives NaN, and parts below 2^-126 are
+    /// taken for zeros.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
     /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. With `avx512bf16`, up to 16 rows of
-    /// activations are summed in another order than more; with `amx`, up to 12 are multiplied in `f32` as in `Exact`, which is faster
-    /// there. A row's bits may differ between these and those.
+    /// activations are summed in another order than more: a row's bits may differ between these and those. With `amx` they are the same
+    /// in any company.
     Bf16(&'a Tensor),
     /// int8 or int4 weights; activations rounded to int8, products summed as integers.
     Quantized(&'a Quantized),
 }
 
-/// Rows of activations up to which machines with AMX multiply faster in `f32` than in bf16.
-const FEW_AMX: usize = 12;
-
 impl Weight<'_> {
-    /// What so many rows of activations are multiplied with.
-    pub(super) fn for_rows(self, isa: Isa, rows: usize) -> Self {
-        match self {
-            Self::Bf16(w) if isa.has_tiles() && rows <= FEW_AMX => Self::Exact(w),
-            weight => weight,
-        }
-    }
-
     /// `[N, K]`.
     pub fn shape(&self) -> &[usize] {
         match self {
@@ -72,6 +76,9 @@ pub enum Then {
 
 /// Tiles for each thread of a product, if it is large enough: more divide the work more evenly.
 const TILES: usize = 8;
+
+/// Tiles for each thread of few rows on machines with AMX: longer streams through memory.
+const FEW_TILES: usize = 4;
 
 /// Columns of a tile at most.
 const COLS: usize = 768;
@@ -123,14 +130,11 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
         let mut works = works.iter();
         let mut tiles = jobs.map(|(out, products)| {
             let (m, n) = (out.rows(), out.cols());
-            let quantized = |p: &&Product<'_>| matches!(p.weight, Weight::Quantized(_));
-            let (rows, cols) = match products.iter().filter(quantized).count() {
-                0 => {
-                    let bf16 = products.iter().all(|p| matches!(p.weight.for_rows(isa, m), Weight::Bf16(_)));
-                    tile_size(isa, [m, n], crew.threads(), bf16)
-                }
-                count if count == products.len() => quantized_tile_size([m, n], crew.threads()),
-                _ => (Panels::of(isa, m).map_or(FEW, Panels::rows), COLUMNS),
+            let quantized = products.iter().filter(|p| matches!(p.weight, Weight::Quantized(_))).count();
+            let (rows, cols) = if quantized == products.len() && quantized > 0 {
+                quantized_tile_size([m, n], crew.threads())
+            } else {
+                tile_size(isa, [m, n], crew.threads(), products)
             };
             Tiles::new(out, rows, cols, works.next().expect("one work per job"))
         });
@@ -140,17 +144,34 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
-fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, bf16: bool) -> (usize, usize) {
-    let (most, group, columns) = match Panels::of(isa, m) {
-        #[cfg(target_arch = "x86_64")]
-        _ if bf16 && (m > FEW || isa.has_tiles()) => (PANEL_ROWS, 1, PANEL),
-        Some(panels) => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
-        None => (matmul::ROWS, 3, COLUMNS),
-    };
+fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize) {
+    let (most, group, columns, tiles) = units(isa, m, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
-    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(columns);
+    let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
     (rows, even.clamp(columns, COLS))
+}
+
+/// Of a tile for `m` rows: rows at most, of which groups stay together, columns that do, and tiles a thread.
+fn units(isa: Isa, m: usize, products: &[Product<'_>]) -> (usize, usize, usize, usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_tiles() {
+        let tiles = if m <= Tiled::ROWS { FEW_TILES } else { TILES };
+        return (PANEL_ROWS, Tiled::ROWS, Tiled::cols(m), tiles);
+    }
+    let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));
+    #[cfg(target_arch = "x86_64")]
+    if m > FEW && same && products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))) {
+        return (PANEL_ROWS, 1, PANEL, TILES);
+    }
+    match Panels::of(isa, m) {
+        Some(panels) if same => {
+            (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols(), TILES)
+        }
+        Some(panels) => (panels.rows(), panels.rows(), COLUMNS, TILES),
+        None if same => (matmul::ROWS, 3, COLUMNS, TILES),
+        None => (FEW, 1, COLUMNS, TILES),
+    }
 }
 
 /// How to cut `[m, n]` for products of integers: rows into equal parts, columns into whole groups of those that the kernel
@@ -168,7 +189,16 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
         Then::Add => (None, true),
     };
     let then = Epilogue { bias: product.bias, gelu, add };
-    match product.weight.for_rows(isa, product.a.rows()) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(tiled), Weight::Exact(w) | Weight::Bf16(w)) = (product.tiled(isa), product.weight) {
+        return SCRATCH.with_borrow_mut(|(room, sums)| {
+            let (a, k) = (activations.tiles(product.a, tiled), product.a.cols());
+            with_element!(w.dtype(), W => {
+                tiled.linear::<W>(a, (bytemuck::cast_slice(w.bytes()), k), then, tile, (room, sums));
+            });
+        });
+    }
+    match product.weight {
         Weight::Exact(w) => with_element!(w.dtype(), W => {
             let (a, w) = (product.a, bytemuck::cast_slice(w.bytes()));
             match Panels::of(isa, a.rows()) {
@@ -179,10 +209,10 @@ fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut 
             }
         }),
         #[cfg(target_arch = "x86_64")]
-        Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panels, sums)| {
+        Weight::Bf16(w) => SCRATCH.with_borrow_mut(|(panels, _)| {
             let (a, k) = (activations.pairs(product.a), product.a.cols());
             with_element!(w.dtype(), W => {
-                linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, (panels, sums));
+                linear_bf16::<W>(isa, a, (bytemuck::cast_slice(w.bytes()), k), then, tile, panels);
             });
         }),
         #[cfg(not(target_arch = "x86_64"))]
@@ -214,7 +244,7 @@ mod tests {
 
     /// Panels have the bits of dot products, so that results do not tell which was computed: the memory for packed weights does.
     #[test]
-    fn panels_are_packed_from_96_rows_on_where_they_pay() {
+    fn weights_are_packed_from_96_rows_on_where_it_pays_and_always_for_tiles() {
         let packs = |isa: Isa, rows: usize| {
             let (k, n) = (40, 24);
             let (a, mut out) = (vec![1.0; rows * k], vec![0.0; rows * n]);
@@ -229,7 +259,7 @@ mod tests {
             for rows in [1, 95, 96, 400] {
                 // Each has the scratch memory of its own thread.
                 let packs = thread::spawn(move || packs(isa, rows)).join().unwrap();
-                let expected = rows >= 96 && ["portable", "avx2", "amx"].contains(&isa.name());
+                let expected = isa.has_tiles() || rows >= 96 && ["portable", "avx2"].contains(&isa.name());
                 assert_eq!(packs, expected, "{isa}, {rows} rows");
             }
         }

@@ -12,6 +12,8 @@
 //! sums         [16][16 columns]                 f32 or i32
 //! ```
 
+pub(crate) mod split;
+
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::cell::Cell;
@@ -52,7 +54,7 @@ impl Amx {
     /// If this thread has taken them already: it has no others.
     pub(crate) fn tiles(self) -> Tiles {
         assert!(!TAKEN.replace(true), "a thread's tiles are taken once at a time");
-        Tiles { _amx: self, rows: 0, not_send: PhantomData }
+        Tiles { amx: self, rows: 0, columns: 0, not_send: PhantomData }
     }
 }
 
@@ -128,8 +130,11 @@ pub(crate) enum Start {
 /// save them when it turns to another thread.
 pub(crate) struct Tiles {
     /// The proof that there are such.
-    _amx: Amx,
+    amx: Amx,
+    /// Rows of activations, if these are the first operand.
     rows: usize,
+    /// Columns of a tile of activations, if these are the second.
+    columns: usize,
     not_send: PhantomData<*const ()>,
 }
 
@@ -308,12 +313,46 @@ impl Tiles {
     #[inline(always)]
     pub(crate) fn shape(&mut self, rows: usize) {
         if self.rows != rows {
-            self.configure(rows);
+            assert!(rows <= ROWS, "{rows} rows in tiles for {ROWS}");
+            let (top, bottom) = (rows.clamp(1, TILE) as u8, rows.saturating_sub(TILE).max(1) as u8);
+            // Sums 0 to 3, activations 4 and 5, weights 6 and 7.
+            Self::configure(
+                self.amx,
+                [top, top, bottom, bottom, top, bottom, TILE as u8, TILE as u8],
+                [LINE as u16; 8],
+            );
+            (self.rows, self.columns) = (rows, 0);
         }
     }
 
+    /// Shapes the tiles for activations as the second operand, in tiles of `columns`.
+    ///
+    /// # Panics
+    /// If there are more than [`TILE`].
+    #[inline(always)]
+    pub(crate) fn shape_columns(&mut self, columns: usize) {
+        if self.columns != columns {
+            assert!(0 < columns && columns <= TILE, "{columns} columns in a tile for {TILE}");
+            let across = (4 * columns) as u16;
+            let line = LINE as u16;
+            // Sums 0 to 3, weights 4 and 5, activations 6 and 7.
+            Self::configure(
+                self.amx,
+                [TILE as u8; 8],
+                [across, across, across, across, line, line, across, across],
+            );
+            (self.rows, self.columns) = (0, columns);
+        }
+    }
+
+    /// Bytes of a row of a tile of activations as the second operand.
+    fn across(&self) -> usize {
+        4 * self.columns
+    }
+
+    /// Gives tiles 0 to 7 so many rows, of so many bytes.
     #[inline(never)]
-    fn configure(&mut self, rows: usize) {
+    fn configure(_: Amx, rows: [u8; 8], bytes: [u16; 8]) {
         /// What `ldtilecfg` reads.
         #[repr(C, align(64))]
         struct Shapes {
@@ -323,18 +362,14 @@ impl Tiles {
             bytes: [u16; 16],
             rows: [u8; 16],
         }
-        assert!(rows <= ROWS, "{rows} rows in tiles for {ROWS}");
         let mut shapes =
             Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        let (top, bottom) = (rows.clamp(1, TILE) as u8, rows.saturating_sub(TILE).max(1) as u8);
-        // Sums 0 to 3, activations 4 and 5, weights 6 and 7.
-        shapes.bytes[..8].fill(LINE as u16);
-        shapes.rows[..8].copy_from_slice(&[top, top, bottom, bottom, top, bottom, TILE as u8, TILE as u8]);
-        // SAFETY: `Amx` proves that the instruction exists; the shapes are valid ones.
+        shapes.bytes[..8].copy_from_slice(&bytes);
+        shapes.rows[..8].copy_from_slice(&rows);
+        // SAFETY: `Amx` proves that the instruction exists; the callers' shapes are valid ones.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(readonly, nostack, preserves_flags));
         }
-        self.rows = rows;
     }
 
     multiply! {

@@ -57,7 +57,7 @@ pub(crate) use outline;
 
 /// The upper half of a lane: the bits of an `f32` that `bf16` keeps.
 #[cfg(target_arch = "x86_64")]
-const UPPER: i32 = 0xFFFF_0000_u32.cast_signed();
+pub(crate) const UPPER: i32 = 0xFFFF_0000_u32.cast_signed();
 
 /// A part of a kernel that [`Simd::outline`] runs.
 pub trait Part<S> {

@@ -1,6 +1,6 @@
 //! Pairs of bf16 numbers, multiplied and added to `f32` lanes (AVX-512 BF16).
 
-use super::{Arithmetic, Avx512, Product, Simd};
+use super::{Arithmetic, Avx512, Product, Simd, UPPER};
 use crate::Isa;
 use half::bf16;
 #[allow(clippy::wildcard_imports, reason = "intrinsics carry their module in their names")]
@@ -41,6 +41,19 @@ impl Pairs {
     #[inline(always)]
     pub(crate) fn round(self, low: __m512, high: __m512) -> __m512 {
         intrinsics!(std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)))
+    }
+
+    /// The first 8 bits of numbers, which are bf16 numbers, in pairs of a lane of `low` and the same of `high`; and what is left of both,
+    /// exactly.
+    #[inline(always)]
+    pub(crate) fn cut(self, low: __m512, high: __m512) -> (__m512, [__m512; 2]) {
+        intrinsics!({
+            let upper = |x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(UPPER));
+            let (first, second) = (upper(low), upper(high));
+            let pairs = _mm512_or_si512(_mm512_srli_epi32::<16>(first), second);
+            let left = |x, cut| _mm512_sub_ps(x, _mm512_castsi512_ps(cut));
+            (_mm512_castsi512_ps(pairs), [left(low, first), left(high, second)])
+        })
     }
 }
 

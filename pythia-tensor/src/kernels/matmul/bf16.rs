@@ -23,9 +23,7 @@
 //! | 12 rows a tile | 0.70-0.74 |
 //! | asking for the output's rows ahead of a tile; at most 256 or 344 rows of activations a panel | 0.80-0.82 |
 //!
-//! Packing a panel costs 2 % at 512 rows. From the caches, the tile alone runs at 0.99. Tiles of AMX: see `tiles`.
-
-mod tiles;
+//! Packing a panel costs 2 % at 512 rows. From the caches, the tile alone runs at 0.99.
 
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
@@ -78,7 +76,7 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
 }
 
 /// As the exact kernel, in bf16: `a` is rounded already, `[M, K / 2]` pairs in whole vectors; `w` is all of `[N, K]`. The scratch memory
-/// is for panels and sums.
+/// is for panels.
 ///
 /// # Panics
 /// If the instruction set has no products of bf16.
@@ -88,7 +86,7 @@ pub(crate) fn linear_bf16<W: Element>(
     (w, k): (&[W], usize),
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
-    (panels, sums): (&mut Lines, &mut Lines),
+    panels: &mut Lines,
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     fn few<W: Element>(
@@ -121,10 +119,7 @@ pub(crate) fn linear_bf16<W: Element>(
     let a = a.slice_rows(out.rows());
     // SAFETY: an `Isa` exists only for instruction sets that were detected on this machine.
     let simd = unsafe { (Avx512::new(), Pairs::new()) };
-    if let Some(amx) = isa.amx() {
-        // SAFETY: as above.
-        unsafe { tiles::linear((simd.0, simd.1, amx), a, (w, k), then, out, (panels, sums)) };
-    } else if a.rows() <= FEW {
+    if a.rows() <= FEW {
         let a = a.halves().slice_cols(0..k);
         // SAFETY: as above.
         unsafe { few(simd, a, w, then, out) };

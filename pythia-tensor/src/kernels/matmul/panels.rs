@@ -1,8 +1,8 @@
-//! Long prompts with vectors of 4 or 8 lanes, or on machines with AMX: both operands packed, and multiplied as outer products.
+//! Long prompts with vectors of 4 or 8 lanes: both operands packed, and multiplied as outer products.
 //!
 //! A tile of dot products keeps a sum for every lane to the end: 12 of 16 registers hold the sums of 12 outputs. Here they
 //! hold those of 12 vectors of outputs: six rows of activations times a panel of two vectors of columns, a number of each at
-//! a time (with 32 registers 27: nine rows times three).
+//! a time.
 //!
 //! The sums have the bits of the dot products, because lanes become time. Lane `c` of a dot product sums the elements `c`,
 //! `c + LANES`, `c + 2 LANES`, ... of a block of K. Here this chain of terms is one sum, and the chains are computed one after
@@ -42,23 +42,8 @@
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
 
-//!
-//! With AVX-512, a Zen 4 core multiplies once a cycle, and dot products keep up; machines with AMX multiply twice a cycle on ports that
-//! widening weights takes as well. There, two threads, C = 1024, 512 rows, medians of several runs (a shared machine: 0.02 means nothing):
-//!
-//! | | fraction |
-//! |---|---|
-//! | 3 x 8 dot products | 0.41 |
-//! | panels, 14 rows by two vectors; 9 by three | 0.58-0.60; 0.61-0.63 |
-//! | the weights' rows asked for while they are packed, the waiting sums before they are joined (this) | 0.62-0.65 |
-//! | nothing asked for by the tiles | 0.50 |
-//! | the activations' next group asked for into the first level, or the one after it | 0.57-0.62, 0.60 |
-//! | all chains of 1, 2, 3, 4, 8 or 16 groups before the next | 0.59-0.63 |
-//!
-//! The tile alone, from the caches, runs at 0.90 there.
-
 use super::KC;
-use crate::kernels::rows::{self, Epilogue, epilogue};
+use crate::kernels::rows::{Epilogue, epilogue};
 use crate::simd::{Simd, stamp};
 use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
@@ -82,20 +67,19 @@ pub(crate) struct Packed<'a> {
 }
 
 impl Panels {
-    /// How to pack so many rows of activations, if it is worth it. With vectors of 16 lanes it is where they are multiplied twice a
-    /// cycle, as machines with AMX do.
+    /// How to pack so many rows of activations, if it is worth it. Vectors of 16 lanes have registers enough for dot products.
     pub(crate) fn of(isa: Isa, rows: usize) -> Option<Self> {
-        ((isa.lanes() < 16 || isa.has_tiles()) && rows >= MANY).then_some(Self(isa))
+        (isa.lanes() < 16 && rows >= MANY).then_some(Self(isa))
     }
 
-    /// Rows of activations in a group: with a panel's vectors and one of an activation, their sums fill the registers.
+    /// Rows of activations in a group: with two vectors of weights and one of an activation, their sums fill the registers.
     pub(crate) fn rows(self) -> usize {
         group_rows(self.0.lanes())
     }
 
     /// Rows of weights in a panel, columns of the output.
     pub(crate) fn cols(self) -> usize {
-        group_vectors(self.0.lanes()) * self.0.lanes()
+        2 * self.0.lanes()
     }
 
     /// Numbers of a packed group of rows of `k` activations.
@@ -205,21 +189,12 @@ fn blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// Rows of activations in a group.
 const fn group_rows(lanes: usize) -> usize {
-    match lanes {
-        16 => 9,
-        8 => 6,
-        _ => 4,
-    }
-}
-
-/// Vectors of columns in a panel.
-const fn group_vectors(lanes: usize) -> usize {
-    if lanes == 16 { 3 } else { 2 }
+    if lanes == 8 { 6 } else { 4 }
 }
 
 /// Numbers of a group's sums: of 1, 2, 4, ... chains that wait for as many others, and the totals.
 const fn levels_len(lanes: usize) -> usize {
-    (lanes.ilog2() + 1) as usize * group_rows(lanes) * group_vectors(lanes) * lanes
+    (lanes.ilog2() + 1) as usize * group_rows(lanes) * 2 * lanes
 }
 
 /// Numbers of a chain of a block of `k`, for `width` rows. It has room for another step: packing writes whole vectors, and
@@ -255,7 +230,6 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
                 for r in 0..S::LANES {
                     // The last row stands for those that are missing.
                     let row = &rows.row(last.min(first + r))[k0..k.min(k0 + S::LANES)];
-                    s.prefetch(row.as_ptr().wrapping_add(2 * line));
                     let whole = row.len() == S::LANES;
                     lanes[r] = if whole { W::load(s, row) } else { W::load(s, &super::padded(row)) };
                 }
@@ -270,31 +244,25 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
 
 #[inline(always)]
 fn tiles_body<S: Simd>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
-    match S::LANES {
-        16 => tiles_of::<S, { group_rows(16) }, { group_vectors(16) }>(s, a, w, chain, sums),
-        8 => tiles_of::<S, { group_rows(8) }, { group_vectors(8) }>(s, a, w, chain, sums),
-        _ => tiles_of::<S, { group_rows(4) }, { group_vectors(4) }>(s, a, w, chain, sums),
+    if S::LANES == 8 {
+        tiles_of::<S, { group_rows(8) }>(s, a, w, chain, sums);
+    } else {
+        tiles_of::<S, { group_rows(4) }>(s, a, w, chain, sums);
     }
 }
 
 #[inline(always)]
-fn tiles_of<S: Simd, const M: usize, const N: usize>(
-    s: S,
-    a: Chains<'_>,
-    w: &[f32],
-    chain: usize,
-    sums: &mut [f32],
-) {
+fn tiles_of<S: Simd, const M: usize>(s: S, a: Chains<'_>, w: &[f32], chain: usize, sums: &mut [f32]) {
     for (group, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
-        tile::<S, M, N>(s, a, w, next, chain, sums);
+        tile::<S, M>(s, a, w, next, chain, sums);
     }
 }
 
 /// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as the whole
 /// stretches of `STEPS` have.
 #[inline(always)]
-fn tile<S: Simd, const M: usize, const N: usize>(
+fn tile<S: Simd, const M: usize>(
     s: S,
     a: &[f32],
     w: &[f32],
@@ -302,15 +270,14 @@ fn tile<S: Simd, const M: usize, const N: usize>(
     chain: usize,
     sums: &mut [f32],
 ) {
-    let mut acc = [[s.zero(); N]; M];
+    let mut acc = [[s.zero(); 2]; M];
     // Several steps between branches: a step's own instructions are few.
-    let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * N * S::LANES));
-    let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(N * S::LANES));
+    let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
+    let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
     for (k, (a, w)) in a.zip(w).enumerate() {
         for i in 0..STEPS {
             s.prefetch(next.wrapping_add((STEPS * k + i) * M));
-            s.prefetch_near(sums.as_ptr().wrapping_add((STEPS * k + i) * 16));
-            acc = outer_product(s, &a[i * M..], &w[i * N * S::LANES..], acc);
+            acc = outer_product(s, &a[i * M..], &w[i * 2 * S::LANES..], acc);
         }
     }
     for (a, w) in rest {
@@ -318,39 +285,35 @@ fn tile<S: Simd, const M: usize, const N: usize>(
     }
     // The chain ends as many pairs as its number ends in ones; the last one ends all, and goes to the totals.
     let (pairs, all) = (chain.trailing_ones() as usize, S::LANES.ilog2() as usize);
-    let (before, level) = sums.split_at_mut(pairs * N * S::LANES * M);
-    for before in before.chunks_exact(N * S::LANES * M) {
+    let (before, level) = sums.split_at_mut(pairs * 2 * S::LANES * M);
+    for before in before.chunks_exact(2 * S::LANES * M) {
         for m in 0..M {
-            for v in 0..N {
-                acc[m][v] = s.add(s.load(&before[(N * m + v) * S::LANES..]), acc[m][v]);
+            for v in 0..2 {
+                acc[m][v] = s.add(s.load(&before[(2 * m + v) * S::LANES..]), acc[m][v]);
             }
         }
     }
     for m in 0..M {
-        for v in 0..N {
-            let level = &mut level[(N * m + v) * S::LANES..];
+        for v in 0..2 {
+            let level = &mut level[(2 * m + v) * S::LANES..];
             s.store(if pairs == all { s.add(s.load(level), acc[m][v]) } else { acc[m][v] }, level);
         }
     }
 }
 
-/// `sums[m] + a[m] * w`, for `N` vectors of weights.
+/// `sums[m] + a[m] * w`, for two vectors of weights.
 #[inline(always)]
-fn outer_product<S: Simd, const M: usize, const N: usize>(
+fn outer_product<S: Simd, const M: usize>(
     s: S,
     a: &[f32],
     w: &[f32],
-    mut sums: [[S::F32; N]; M],
-) -> [[S::F32; N]; M] {
-    let mut vectors = [s.zero(); N];
-    for v in 0..N {
-        vectors[v] = s.load(&w[v * S::LANES..]);
-    }
+    mut sums: [[S::F32; 2]; M],
+) -> [[S::F32; 2]; M] {
+    let w = [s.load(w), s.load(&w[S::LANES..])];
     for m in 0..M {
         let x = s.splat(a[m]);
-        for v in 0..N {
-            sums[m][v] = s.mul_add(x, vectors[v], sums[m][v]);
-        }
+        sums[m][0] = s.mul_add(x, w[0], sums[m][0]);
+        sums[m][1] = s.mul_add(x, w[1], sums[m][1]);
     }
     sums
 }
@@ -358,7 +321,9 @@ fn outer_product<S: Simd, const M: usize, const N: usize>(
 #[inline(always)]
 fn ask_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, [start, end]: [usize; 2]) {
     for r in 0..rows.rows() {
-        rows::ask(s, &rows.row(r)[start..end]);
+        for line in rows.row(r)[start..end].chunks(64 / size_of::<W>()) {
+            s.prefetch(line.as_ptr());
+        }
     }
 }
 
@@ -374,7 +339,7 @@ fn finish_body<S: Simd>(
     let last = out.rows().end - 1;
     let cols = cols.start - out.cols().start..cols.end - out.cols().start;
     for (row, sums) in rows.clone().zip(sums.chunks_exact(width)) {
-        rows::ask(s, &out.row_mut(last.min(row + rows.len()))[cols.clone()]);
+        s.prefetch(out.row_mut(last.min(row + rows.len()))[cols.start..].as_ptr());
         epilogue(s, &sums[..cols.len()], then, &mut out.row_mut(row)[cols.clone()]);
     }
 }
@@ -387,7 +352,7 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    /// `[m, n]` by dot products, in tiles of 72 rows (whole groups) and 32 columns, or by panels.
+    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels.
     fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], then: Epilogue<'_>, packed: bool) -> Vec<u32> {
         let (panels, n, k) = (Panels(isa), w.len() / a.cols(), a.cols());
         let mut out: Vec<f32> = (0..a.rows() * n).map(|i| i as f32).collect();
@@ -404,7 +369,7 @@ mod tests {
             }
         };
         let team = Team::with_isa(1, isa).expect("a team of one");
-        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, n), 72, 32, &work)]));
+        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, n), 48, 32, &work)]));
         out.into_iter().map(f32::to_bits).collect()
     }
 

@@ -1,0 +1,571 @@
+//! Products of rows of weights, as they lie in memory, with columns of activations: while the tiles multiply one step, the vector
+//! units turn the next into bf16 numbers.
+//!
+//! Here weights are the first operand, which needs no transposing, and activations the second. A step is 64 numbers along K, two
+//! halves, each with sums of its own:
+//!
+//! ```text
+//! weights, a step       [2 halves][parts][16 rows][16 pairs of bf16]
+//! activations, a step   [2 halves][parts][1 or 2 tiles][16 pairs][16 or fewer columns], a tile every 1024 bytes
+//! sums                  [16 rows of weights][2 halves][columns]
+//! ```
+//!
+//! Which two numbers make a pair does not matter as long as both operands agree: [`Split::Whole`] pairs number `i` of a half with
+//! `16 + i`, [`Split::Nearest`] neighbours.
+
+use super::{LINE, Start, TILE, Tiles};
+use crate::{DType, Element};
+use std::arch::asm;
+use std::arch::x86_64::{__m512i, _mm512_set_epi32, _mm512_set1_epi32};
+
+/// Numbers along K of a step.
+pub(crate) const STEP: usize = 64;
+
+/// Words of half a step: a tile.
+pub(crate) const HALF: usize = TILE * TILE;
+
+/// How numbers become bf16 numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// Sums of bf16 numbers, of 8 bits each from the highest on: exactly, an `f16` of two, an `f32` of three. Of their products those that
+    /// may be larger than 2^-22 of the whole are computed.
+    Whole,
+    /// The nearest bf16 number.
+    Nearest,
+}
+
+impl Split {
+    /// Parts of a number.
+    pub(crate) const fn parts(self, dtype: DType) -> usize {
+        match (self, dtype) {
+            (Self::Nearest, _) | (_, DType::BF16) => 1,
+            (Self::Whole, DType::F16) => 2,
+            (Self::Whole, DType::F32) => 3,
+        }
+    }
+
+    /// Parts of an activation.
+    pub(crate) const fn activations(self) -> usize {
+        self.parts(DType::F32)
+    }
+}
+
+/// One or two tiles of activations.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    pub(crate) words: &'a [f32],
+    pub(crate) tiles: usize,
+}
+
+/// Sums: those of a row of weights `stride` after those of the one before.
+pub(crate) struct Sums<'a> {
+    pub(crate) first: &'a mut [f32],
+    pub(crate) stride: usize,
+    pub(crate) start: Start,
+}
+
+/// Text of several lines.
+macro_rules! lines {
+    ($($line:expr),* $(,)?) => { concat!($($line, "\n"),*) };
+}
+
+/// Tiles of sums to and from their places, `$at` and so many bytes further.
+macro_rules! sums {
+    (zero $($tile:literal $at:literal),*) => { lines!($(concat!("tilezero ", $tile)),*) };
+    (load $($tile:literal $at:literal),*) => { lines!($(concat!("tileloadd ", $tile, ", [", $at, "]")),*) };
+    (store $($tile:literal $at:literal),*) => { lines!($(concat!("tilestored [", $at, "], ", $tile)),*) };
+}
+
+/// [`sums!`] of both halves for one or two columns, and of one half for two times 16 rows.
+macro_rules! all_sums {
+    ($to:ident 1) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}") };
+    ($to:ident 2) => {
+        sums!(
+            $to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}",
+            "tmm2" "{c} + {stride} + 64", "tmm3" "{d} + {stride} + 64"
+        )
+    };
+}
+
+/// The sums that a product starts from: zeros if `$flag` is 0.
+macro_rules! start {
+    ($flag:literal $columns:tt) => {
+        lines!(
+            concat!("test ", $flag, ", ", $flag),
+            "jnz 8f",
+            all_sums!(zero $columns),
+            "jmp 9f",
+            "8:",
+            all_sums!(load $columns),
+            "9:"
+        )
+    };
+}
+
+/// Part `$q` of half `$h` of column `$c`: of `$n` tiles in all.
+macro_rules! activations {
+    ($tile:literal $n:literal $parts:literal $h:literal $q:literal $c:literal) => {
+        concat!(
+            "tileloadd ",
+            $tile,
+            ", [{a} + {across} + 1024*",
+            $n,
+            "*",
+            $parts,
+            "*",
+            $h,
+            " + 1024*",
+            $n,
+            "*",
+            $q,
+            " + 1024*",
+            $c,
+            "]"
+        )
+    };
+}
+
+/// Part `$q` of `$parts` of half `$h` of weights.
+macro_rules! weights {
+    ($tile:literal $at:literal $parts:literal $h:literal $q:literal) => {
+        concat!("tileloadd ", $tile, ", [", $at, " + {line} + 1024*", $parts, "*", $h, " + 1024*", $q, "]")
+    };
+}
+
+/// `$sums += $w * $a`.
+macro_rules! product {
+    ($sums:literal $w:literal $a:literal) => {
+        concat!("tdpbf16ps ", $sums, ", ", $w, ", ", $a)
+    };
+}
+
+/// One column of half a step of 16 rows of weights, by the parts of activations and of weights, of which the first two are in tiles 4
+/// and 5. Products go from small to large. Those with fewer parts of weights are a beginning of those with more, and further parts of
+/// zero change nothing: weights have the same results in every type that holds them.
+macro_rules! column {
+    ($sums:literal 1 1 $n:literal $h:literal $c:literal $($else:expr),*) => {
+        lines!(activations!("tmm7" $n 1 $h 0 $c), product!($sums "tmm4" "tmm7"), $($else),*)
+    };
+    ($sums:literal 3 1 $n:literal $h:literal $c:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
+        lines!(
+            activations!("tmm7" $n 3 $h 2 $c), product!($sums "tmm4" "tmm7"), $d,
+            activations!("tmm6" $n 3 $h 1 $c), product!($sums "tmm4" "tmm6"), $e, $f,
+            activations!("tmm7" $n 3 $h 0 $c), product!($sums "tmm4" "tmm7"), $g
+        )
+    };
+    ($sums:literal 3 2 $n:literal $h:literal $c:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
+        lines!(
+            column!($sums 3 1 $n $h $c $d, $e, "", $f),
+            product!($sums "tmm5" "tmm7"), $g,
+            product!($sums "tmm5" "tmm6")
+        )
+    };
+    ($sums:literal 3 3 $n:literal $h:literal $c:literal $($else:expr),*) => {
+        lines!(
+            column!($sums 3 2 $n $h $c $($else),*),
+            weights!("tmm4" "{i}" 3 $h 2), product!($sums "tmm4" "tmm7"),
+            weights!("tmm4" "{i}" 3 $h 0)
+        )
+    };
+}
+
+/// The first parts of half a step of 16 rows of weights.
+macro_rules! parts {
+    (1 $h:literal) => { weights!("tmm4" "{i}" 1 $h 0) };
+    ($parts:literal $h:literal) => {
+        lines!(weights!("tmm4" "{i}" $parts $h 0), weights!("tmm5" "{i}" $parts $h 1))
+    };
+}
+
+/// A step of 16 rows of weights, by the numbers of columns and of parts, and something else in its course.
+macro_rules! step {
+    (1 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
+        lines!(
+            parts!($w 0), column!("tmm0" $a $w 1 0 0 $d, $e, $f, $g),
+            parts!($w 1), column!("tmm1" $a $w 1 1 0 $p, $q, $r, $s)
+        )
+    };
+    (2 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
+        lines!(
+            parts!($w 0), column!("tmm0" $a $w 2 0 0 $d, "", $e, ""), column!("tmm2" $a $w 2 0 1 $f, "", $g, ""),
+            parts!($w 1), column!("tmm1" $a $w 2 1 0 $p, "", $q, ""), column!("tmm3" $a $w 2 1 1 $r, "", $s, "")
+        )
+    };
+}
+
+/// The upper halves of `zmm16` and `zmm17` become part `$q` of a row; what is left takes their place.
+macro_rules! cut {
+    ($($to:tt)*) => {
+        lines!(
+            "vpandd zmm18, zmm16, zmm31",
+            "vpandd zmm19, zmm17, zmm31",
+            "vpsrld zmm20, zmm16, 16",
+            "vpord zmm20, zmm20, zmm19",
+            keep!($($to)*),
+            "vsubps zmm16, zmm16, zmm18",
+            "vsubps zmm17, zmm17, zmm19",
+        )
+    };
+}
+
+/// What is left in `zmm16` and `zmm17` is the last part.
+macro_rules! rest {
+    ($($to:tt)*) => { lines!("vpsrld zmm16, zmm16, 16", "vpord zmm20, zmm16, zmm17", keep!($($to)*)) };
+}
+
+/// `zmm20` is part `$q` of `$parts` of half `$h` of row `$r`.
+macro_rules! keep {
+    ($parts:literal $r:literal $h:literal $q:literal) => {
+        concat!("vmovdqa64 [{o} + 64*", $r, " + 1024*", $parts, "*", $h, " + 1024*", $q, "], zmm20")
+    };
+}
+
+/// Half a step of a row of weights becomes bf16 numbers. Memory is asked for what follows.
+macro_rules! convert {
+    (Whole F16 $at:literal $r:literal $h:literal) => {
+        lines!(convert!(load F16 $at $h), cut!(2 $r $h 0), rest!(2 $r $h 1))
+    };
+    (Whole F32 $at:literal $r:literal $h:literal) => {
+        lines!(convert!(load F32 $at $h), cut!(3 $r $h 0), cut!(3 $r $h 1), rest!(3 $r $h 2))
+    };
+    (Whole BF16 $at:literal $r:literal $h:literal) => {
+        lines!(convert!(load BF16 $at $h), "vpermw zmm20, zmm30, zmm20", keep!(1 $r $h 0))
+    };
+    (Nearest BF16 $at:literal $r:literal $h:literal) => { lines!(convert!(load BF16 $at $h), keep!(1 $r $h 0)) };
+    (Nearest $dtype:ident $at:literal $r:literal $h:literal) => {
+        lines!(convert!(load $dtype $at $h), "vcvtne2ps2bf16 zmm20, zmm17, zmm16", keep!(1 $r $h 0))
+    };
+    (load BF16 $at:literal $h:literal) => {
+        lines!(
+            concat!("prefetcht1 [", $at, " + 64*", $h, " + 512]"),
+            concat!("vmovdqu64 zmm20, [", $at, " + 64*", $h, "]"),
+        )
+    };
+    (load F16 $at:literal $h:literal) => {
+        lines!(
+            concat!("prefetcht1 [", $at, " + 64*", $h, " + 512]"),
+            concat!("vcvtph2ps zmm16, [", $at, " + 64*", $h, "]"),
+            concat!("vcvtph2ps zmm17, [", $at, " + 64*", $h, " + 32]"),
+        )
+    };
+    (load F32 $at:literal $h:literal) => {
+        lines!(
+            concat!("prefetcht1 [", $at, " + 128*", $h, " + 1024]"),
+            concat!("prefetcht1 [", $at, " + 128*", $h, " + 1088]"),
+            concat!("vmovups zmm16, [", $at, " + 128*", $h, "]"),
+            concat!("vmovups zmm17, [", $at, " + 128*", $h, " + 64]"),
+        )
+    };
+}
+
+/// A step of two rows.
+macro_rules! rows {
+    ($split:ident $dtype:ident $r:literal $next:literal) => {
+        lines!(
+            convert!($split $dtype "{p}" $r 0),
+            convert!($split $dtype "{p}" $r 1),
+            convert!($split $dtype "{p} + {s}" $next 0),
+            convert!($split $dtype "{p} + {s}" $next 1),
+            "lea {p}, [{p} + 2*{s}]"
+        )
+    };
+}
+
+/// All rows of a step, in eight pieces, through the macro `$then`.
+macro_rules! pieces {
+    ($then:ident $split:ident $dtype:ident $($how:tt)*) => {
+        $then!(
+            $($how)*
+            rows!($split $dtype 0 1),
+            rows!($split $dtype 2 3),
+            rows!($split $dtype 4 5),
+            rows!($split $dtype 6 7),
+            rows!($split $dtype 8 9),
+            rows!($split $dtype 10 11),
+            rows!($split $dtype 12 13),
+            rows!($split $dtype 14 15)
+        )
+    };
+}
+
+/// After the rows of a step: back to the first, a step further. What was written will be read.
+macro_rules! turn {
+    ($bytes:literal) => {
+        lines!(
+            "shl {s}, 4",
+            "sub {p}, {s}",
+            "shr {s}, 4",
+            concat!("add {p}, 64*", $bytes),
+            "xchg {i}, {o}",
+            "add {o}, {advance}",
+        )
+    };
+}
+
+/// The whole of [`Tiles::stream`], by the numbers of columns, parts of activations and of weights, and bytes of a number. The last step
+/// of all has no rows after it to turn into bf16 numbers.
+macro_rules! stream {
+    ($columns:tt $split:ident $dtype:ident $a:tt $w:tt $bytes:literal) => {
+        concat!(
+            start!("{steps}" $columns),
+            pieces!(lines $split $dtype),
+            turn!($bytes),
+            "mov {steps}, [{plan}]\n",
+            "4:\n",
+            "cmp qword ptr [{plan} + 8], 1\njne 2f\n",
+            "dec {steps}\njz 3f\n",
+            "2:\n",
+            pieces!(step $split $dtype $columns $a $w),
+            turn!($bytes),
+            "add {a}, 2048*", $columns, "*", $a, "\n",
+            "dec {steps}\njnz 2b\n",
+            "dec qword ptr [{plan} + 8]\njz 3f\n",
+            all_sums!(store $columns),
+            all_sums!(zero $columns),
+            "add {c}, [{plan} + 16]\n",
+            "add {d}, [{plan} + 16]\n",
+            "sub {a}, [{plan} + 24]\n",
+            "mov {steps}, [{plan}]\n",
+            "jmp 4b\n",
+            "3:\n",
+            step!($columns $a $w "", "", "", "", "", "", "", ""),
+            all_sums!(store $columns),
+        )
+    };
+}
+
+/// What [`Tiles::stream`] counts by, in memory for want of registers.
+#[repr(C)]
+struct Plan {
+    /// Of a group.
+    steps: usize,
+    /// Those that are left.
+    groups: usize,
+    /// Bytes from a group's sums to the next one's.
+    sums: usize,
+    /// Bytes of a group's activations.
+    activations: usize,
+}
+
+/// One part of weights of twice 16 rows, in tiles 4 and 5, times what is in tiles 6 and, of a second column, 7.
+macro_rules! products {
+    (1) => { lines!(product!("tmm0" "tmm4" "tmm6"), product!("tmm1" "tmm5" "tmm6")) };
+    (2) => { lines!(products!(1), product!("tmm2" "tmm4" "tmm7"), product!("tmm3" "tmm5" "tmm7")) };
+}
+
+/// A part of activations of one or two columns, in tiles 6 and 7: of `$n` tiles in all.
+macro_rules! both {
+    (1 $n:literal $parts:literal $q:literal) => { activations!("tmm6" $n $parts 0 $q 0) };
+    (2 $n:literal $parts:literal $q:literal) => {
+        lines!(activations!("tmm6" $n $parts 0 $q 0), activations!("tmm7" $n $parts 0 $q 1))
+    };
+}
+
+/// A part of weights of twice 16 rows.
+macro_rules! pair {
+    ($parts:literal $q:literal) => { lines!(weights!("tmm4" "{i}" $parts 0 $q), weights!("tmm5" "{j}" $parts 0 $q)) };
+}
+
+/// Half a step of twice 16 rows of weights, in the order of [`column!`].
+macro_rules! half {
+    ($columns:tt $n:literal 1 1) => { lines!(pair!(1 0), both!($columns $n 1 0), products!($columns)) };
+    ($columns:tt $n:literal 3 1 of $w:literal) => {
+        lines!(
+            pair!($w 0),
+            both!($columns $n 3 2), products!($columns),
+            both!($columns $n 3 1), products!($columns),
+            both!($columns $n 3 0), products!($columns)
+        )
+    };
+    ($columns:tt $n:literal 3 2 of $w:literal) => {
+        lines!(
+            half!($columns $n 3 1 of $w),
+            pair!($w 1), products!($columns),
+            both!($columns $n 3 1), products!($columns)
+        )
+    };
+    ($columns:tt $n:literal 3 3) => {
+        lines!(half!($columns $n 3 2 of 3), pair!(3 2), both!($columns $n 3 0), products!($columns))
+    };
+    ($columns:tt $n:literal 3 $w:tt) => { half!($columns $n 3 $w of $w) };
+}
+
+/// The whole of [`Tiles::again`].
+macro_rules! again {
+    ($columns:tt $n:tt $a:tt $w:tt) => {
+        concat!(
+            start!("{sums}" $columns),
+            "2:\n",
+            half!($columns $n $a $w),
+            "add {a}, 2048*", $n, "*", $a, "\n",
+            "add {i}, 2048*", $w, "\n",
+            "add {j}, 2048*", $w, "\n",
+            "dec {steps}\njnz 2b\n",
+            all_sums!(store $columns),
+        )
+    };
+}
+
+impl Tiles {
+    /// The sums of `groups` times 16 rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was, or
+    /// zeros, and their products. Each further group begins where the rows of the one before end, and its sums come after the others. The
+    /// weights as bf16 numbers are left in `room`, all steps of a single group if it is so large, or else, in turns, the last two. Asks for
+    /// the weights that follow in each row.
+    ///
+    /// # Panics
+    /// If an operand is too short, or the tiles have not the shape of the columns ([`Tiles::shape_columns`]).
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,f16c")]
+    pub(crate) fn stream<W: Element>(
+        &self,
+        split: Split,
+        a: Columns<'_>,
+        (w, stride): (&[W], usize),
+        (groups, steps): (usize, usize),
+        room: &mut [f32],
+        Sums { first, stride: from_row, start }: Sums<'_>,
+    ) {
+        let slot = 2 * split.parts(W::DTYPE) * HALF;
+        assert!(groups > 0 && steps > 0, "{groups} groups of {steps} steps");
+        assert!((TILE - 1) * stride + groups * steps * STEP <= w.len(), "{groups} groups of weights");
+        let keep = groups == 1 && room.len() >= steps * slot;
+        assert!(keep || room.len() >= 2 * slot, "room for two steps");
+        let len = steps * 2 * split.activations() * a.tiles * HALF;
+        assert!(len <= a.words.len(), "{steps} steps of activations");
+        let half = self.check_width(a.tiles);
+        assert!((groups * TILE - 1) * from_row + 2 * half <= first.len(), "sums of {groups} groups");
+        let mut plan = Plan { steps, groups, sums: 4 * TILE * from_row, activations: 4 * len };
+        // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
+        let (slot, o) = (4 * slot, room.as_mut_ptr().cast::<u8>());
+        let (i, advance) = if keep { (o.wrapping_sub(slot), 2 * slot) } else { (o.wrapping_add(slot), 0) };
+        let (w, stride) = (w.as_ptr(), stride * size_of::<W>());
+        let ((halves, upper), c) = (constants(), first.as_mut_ptr());
+        macro_rules! run {
+            ($($text:tt)*) => {
+                // SAFETY: the lengths were checked; nothing stays in a tile.
+                unsafe {
+                    asm!(
+                        stream!($($text)*),
+                        a = inout(reg) a.words.as_ptr() => _,
+                        across = in(reg) self.across(),
+                        p = inout(reg) w => _,
+                        s = inout(reg) stride => _,
+                        i = inout(reg) i => _,
+                        o = inout(reg) o => _,
+                        advance = in(reg) advance,
+                        line = in(reg) LINE,
+                        // What sums start from, and then a counter.
+                        steps = inout(reg) usize::from(start == Start::Sums) => _,
+                        plan = in(reg) &raw mut plan,
+                        c = inout(reg) c => _,
+                        d = inout(reg) c.wrapping_add(half) => _,
+                        stride = in(reg) 4 * from_row,
+                        in("zmm30") halves,
+                        in("zmm31") upper,
+                        out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            };
+        }
+        match (a.tiles, split, W::DTYPE) {
+            (1, Split::Whole, DType::F16) => run!(1 Whole F16 3 2 2),
+            (1, Split::Whole, DType::BF16) => run!(1 Whole BF16 3 1 2),
+            (1, Split::Whole, DType::F32) => run!(1 Whole F32 3 3 4),
+            (1, Split::Nearest, DType::F16) => run!(1 Nearest F16 1 1 2),
+            (1, Split::Nearest, DType::BF16) => run!(1 Nearest BF16 1 1 2),
+            (1, Split::Nearest, DType::F32) => run!(1 Nearest F32 1 1 4),
+            (_, Split::Whole, DType::F16) => run!(2 Whole F16 3 2 2),
+            (_, Split::Whole, DType::BF16) => run!(2 Whole BF16 3 1 2),
+            (_, Split::Whole, DType::F32) => run!(2 Whole F32 3 3 4),
+            (_, Split::Nearest, DType::F16) => run!(2 Nearest F16 1 1 2),
+            (_, Split::Nearest, DType::BF16) => run!(2 Nearest BF16 1 1 2),
+            (_, Split::Nearest, DType::F32) => run!(2 Nearest F32 1 1 4),
+        }
+    }
+
+    /// The same for twice 16 rows of weights which are bf16 numbers already, in so many parts: of the half-steps that operands and sums
+    /// begin with, and of `columns` of the tiles. The sums of the second 16 rows lie `below` after those of the first.
+    ///
+    /// # Panics
+    /// As [`Tiles::stream`].
+    pub(crate) fn again(
+        &self,
+        split: Split,
+        (a, columns): (Columns<'_>, usize),
+        (w, parts): ([&[f32]; 2], usize),
+        steps: usize,
+        sums: Sums<'_>,
+        below: usize,
+    ) {
+        let needed = (2 * steps - 1) * HALF;
+        assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
+        assert!(needed * split.activations() * a.tiles <= a.words.len(), "{steps} steps of activations");
+        assert!(columns <= a.tiles, "{columns} columns");
+        let Sums { first, stride, start } = sums;
+        let width = self.check_width(columns);
+        assert!(below + (TILE - 1) * stride + width <= first.len(), "sums of 16 rows");
+        let c = first.as_mut_ptr();
+        macro_rules! run {
+            ($($text:tt)*) => {
+                // SAFETY: as above.
+                unsafe {
+                    asm!(
+                        again!($($text)*),
+                        a = inout(reg) a.words.as_ptr() => _,
+                        across = in(reg) self.across(),
+                        i = inout(reg) w[0].as_ptr() => _,
+                        j = inout(reg) w[1].as_ptr() => _,
+                        line = in(reg) LINE,
+                        steps = inout(reg) steps => _,
+                        sums = in(reg) usize::from(start == Start::Sums),
+                        c = in(reg) c,
+                        d = in(reg) c.wrapping_add(below),
+                        stride = in(reg) 4 * stride,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            };
+        }
+        match (columns, a.tiles, split, parts) {
+            (1, 1, Split::Whole, 1) => run!(1 1 3 1),
+            (1, 1, Split::Whole, 2) => run!(1 1 3 2),
+            (1, 1, Split::Whole, _) => run!(1 1 3 3),
+            (1, 1, Split::Nearest, _) => run!(1 1 1 1),
+            (1, _, Split::Whole, 1) => run!(1 2 3 1),
+            (1, _, Split::Whole, 2) => run!(1 2 3 2),
+            (1, _, Split::Whole, _) => run!(1 2 3 3),
+            (1, _, Split::Nearest, _) => run!(1 2 1 1),
+            (_, _, Split::Whole, 1) => run!(2 2 3 1),
+            (_, _, Split::Whole, 2) => run!(2 2 3 2),
+            (_, _, Split::Whole, _) => run!(2 2 3 3),
+            (_, _, Split::Nearest, _) => run!(2 2 1 1),
+        }
+    }
+
+    /// How many columns so many tiles have.
+    ///
+    /// # Panics
+    /// If these are not the tiles' shape.
+    #[inline(always)]
+    fn check_width(&self, tiles: usize) -> usize {
+        let width = self.across() / 4;
+        assert!(tiles == 1 && width > 0 || tiles == 2 && width == TILE, "{tiles} tiles of {width}");
+        tiles * width
+    }
+}
+
+/// Which words go where for pairs `(i, 16 + i)`; and the upper halves of lanes.
+#[target_feature(enable = "avx512f")]
+fn constants() -> (__m512i, __m512i) {
+    let pair = |i: i32| (16 + i) << 16 | i;
+    #[rustfmt::skip]
+    let halves = _mm512_set_epi32(
+        pair(15), pair(14), pair(13), pair(12), pair(11), pair(10), pair(9), pair(8),
+        pair(7), pair(6), pair(5), pair(4), pair(3), pair(2), pair(1), pair(0),
+    );
+    (halves, _mm512_set1_epi32(crate::simd::UPPER))
+}
