@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// others.
 ///
 /// The same bits for any number of threads come out in all of them; for any batch and any split of a prompt in all but
-/// `bf16`, which sums passes of at most 16 tokens in another order than longer ones; with AMX, it multiplies passes of at most 12 in `f32`.
+/// `bf16`, which sums passes of at most 16 tokens in another order than longer ones (but with AMX).
 ///
 /// ```
 /// use pythia_model::Precision;
@@ -20,11 +20,11 @@ use std::str::FromStr;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
-    /// The stored weights widened to `f32`, products and sums in `f32`.
+    /// The stored weights widened to `f32`, products and sums in `f32`. With AMX, a product is the sum of
+    /// products of bf16 parts, to 2^-21 of it at worst; sums are as near to the true ones as those of other instruction sets.
     #[default]
     Exact,
-    /// Weights and activations rounded to `bf16` (with AMX, where at least 13 tokens pass together), sums in `f32`. Only where the
-    /// processor multiplies `bf16`.
+    /// Weights and activations rounded to `bf16`, sums in `f32`. Only where the processor multiplies `bf16`.
     Bf16,
     /// Weights of 8 bits.
     Int8,

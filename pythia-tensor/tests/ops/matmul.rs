@@ -284,3 +284,26 @@ fn bf16_rounds_activations_of_any_number_of_rows() {
         }
     }
 }
+
+/// However an instruction set makes its sums in `f32`, they are as near to the true ones as the plainest's, of four partial sums. Bounds
+/// are for the worst case and would not notice a missing part of a number.
+#[test]
+fn exact_sums_are_as_near_on_every_instruction_set() {
+    let (m, n, k) = (8, 256, 1024);
+    for dtype in DTYPES {
+        let (a, weight) = (numbers(1, m * k, 1.0), tensor(&numbers(2, n * k, 1.0), dtype, &[n, k]));
+        let want = matmul_reference(Mat::new(&a, k), &weight.to_f32());
+        let errors = on_every_team(|crew| {
+            let mut out = vec![f32::NAN; m * n];
+            let product =
+                Product { a: Mat::new(&a, k), weight: Weight::Exact(&weight), bias: None, then: Then::Store };
+            matmul(crew, MatMut::new(&mut out, n), product);
+            let squares = out.iter().zip(&want).map(|(&got, want)| (f64::from(got) - want).powi(2));
+            vec![squares.sum::<f64>() as f32]
+        });
+        let plain = errors[0].1[0];
+        for (isa, error) in errors {
+            assert!(error[0] <= plain, "{dtype} {isa}: {} of {plain}", error[0]);
+        }
+    }
+}

@@ -19,7 +19,9 @@
 //! The rows of weights that are multiplied together lie far apart, so that each is a long stream through memory, which the
 //! machine's own prefetching follows; the rows after them are the next to be multiplied.
 //!
-//! An output is summed in an order that only K decides, so that a row's bits are the same in any company.
+//! An output is summed in an order that only K decides, so that a row's bits are the same in any company. Of random numbers, sums differ
+//! from the true ones by 1.6e-7 of them with K = 1024 (`f32` multiply-adds of AVX-512 by 1.6e-7, of AVX2 by 2.1e-7, portable 2.9e-7), and
+//! with K = 4096 by 3.4e-7 (2.1e-7, 2.9e-7, 4.2e-7).
 //!
 //! Measured on two cores with AMX, C = 1024, the products of a layer in `exact`, as fractions of the peak of `f32` multiply-adds of the same
 //! run (460 GFLOP/s; the tiles' own is 7 TFLOP/s), medians of several runs (a shared machine: 0.03 means nothing):
