@@ -41,8 +41,8 @@ impl Product<'_> {
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
     /// Weights of any [`DType`](crate::DType), widened to `f32`; products and sums in `f32`. With `amx`, products are exact sums of those of
-    /// bf16 parts, but for what is less than 2^-21 of each, and sums are in `f32`: what is infinite gives NaN, and parts below 2^-126 are
-    /// taken for zeros.
+    /// bf16 parts, but for what is less than 2^-21 of each, and sums are in `f32`: what is infinite gives NaN, and parts and sums below 2^-126
+    /// are taken for zeros.
     Exact(&'a Tensor),
     /// Weights of any [`DType`](crate::DType) and activations, rounded to bf16 as they are used; sums in `f32`. For the
     /// instruction sets `avx512bf16` and `amx` only ([`Isa::has_bf16`]); any other panics. With `avx512bf16`, up to 16 rows of
@@ -145,7 +145,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize) {
-    let (most, group, columns, tiles) = units(isa, m, products);
+    let (most, group, columns, tiles) = units(isa, [m, n], threads, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
     let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
@@ -153,11 +153,18 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'
 }
 
 /// Of a tile for `m` rows: rows at most, of which groups stay together, columns that do, and tiles a thread.
-fn units(isa: Isa, m: usize, products: &[Product<'_>]) -> (usize, usize, usize, usize) {
+fn units(
+    isa: Isa,
+    [m, n]: [usize; 2],
+    threads: usize,
+    products: &[Product<'_>],
+) -> (usize, usize, usize, usize) {
     #[cfg(target_arch = "x86_64")]
     if isa.has_tiles() {
-        let tiles = if m <= Tiled::ROWS { FEW_TILES } else { TILES };
-        return (PANEL_ROWS, Tiled::ROWS, Tiled::cols(m), tiles);
+        // Wide tiles, if there is one for every thread.
+        let wide = m > Tiled::ROWS && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
+        let tiles = if m > Tiled::ROWS { TILES } else { FEW_TILES };
+        return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
     }
     let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));
     #[cfg(target_arch = "x86_64")]

@@ -126,7 +126,7 @@ pub(crate) enum Start {
     Sums,
 }
 
-/// The tiles of this thread, shaped for a number of rows of activations. Dropped, they are the system's again, which then need not
+/// The tiles of this thread, shaped for a number of rows of activations, or of their columns. Dropped, they are the system's again, which then need not
 /// save them when it turns to another thread.
 pub(crate) struct Tiles {
     /// The proof that there are such.

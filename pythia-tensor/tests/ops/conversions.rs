@@ -195,30 +195,34 @@ fn the_identity_transposes() {
     }
 }
 
-/// Any `f32` is taken as it is, the smallest too: nothing is flushed to zero, but by tiles.
+/// Any `f32` is taken as it is, the smallest too: nothing is flushed to zero, but by tiles. In rows of whole vectors and of others.
 #[test]
 fn any_f32_passes_unchanged() {
     let some = |i: u32| f32::from_bits(i.wrapping_mul(0x9E37_79B9));
-    let mut want: Vec<f32> = (0..5000).map(some).filter(|x| x.is_finite()).collect();
-    want.extend([1, 2, 0x0040_0000, 0x007F_FFFF, 0x0080_0000].map(f32::from_bits));
-    want.resize(want.len() / 31 * 31, 0.0);
-    let (n, k) = (want.len() / 31, 31);
-    let weight = Tensor::from_slice(&want, &[n, k]);
-    let identity: Vec<f32> = (0..k * k).map(|i| f32::from(u8::from(i / k == i % k))).collect();
-    let results = on_every_team(|crew| {
-        let mut out = vec![0.5; k * n];
-        let product = Product {
-            a: Mat::new(&identity, k),
-            weight: Weight::Exact(&weight),
-            bias: None,
-            then: Then::Store,
-        };
-        matmul(crew, MatMut::new(&mut out, n), product);
-        out
-    });
-    for (isa, got) in results {
-        let back: Vec<f32> = (0..n * k).map(|i| got[i % k * n + i / k]).collect();
-        let want: Vec<f32> = want.iter().map(|&x| taken(isa, x)).collect();
-        assert_all(same_number, &back, &want, isa);
+    // The last two have bits where tiles look for those of their neighbours.
+    let small = [1, 2, 0x0040_0000, 0x007F_FFFF, 0x0080_0000, 0x3F80, 0x7F80].map(f32::from_bits);
+    for k in [31, 64] {
+        let mut want: Vec<f32> = (0..5000).map(some).filter(|x| x.is_finite()).collect();
+        want.extend(small.into_iter().cycle().take(3 * k));
+        want.resize(want.len() / k * k, 0.0);
+        let n = want.len() / k;
+        let weight = Tensor::from_slice(&want, &[n, k]);
+        let identity: Vec<f32> = (0..k * k).map(|i| f32::from(u8::from(i / k == i % k))).collect();
+        let results = on_every_team(|crew| {
+            let mut out = vec![0.5; k * n];
+            let product = Product {
+                a: Mat::new(&identity, k),
+                weight: Weight::Exact(&weight),
+                bias: None,
+                then: Then::Store,
+            };
+            matmul(crew, MatMut::new(&mut out, n), product);
+            out
+        });
+        for (isa, got) in results {
+            let back: Vec<f32> = (0..n * k).map(|i| got[i % k * n + i / k]).collect();
+            let want: Vec<f32> = want.iter().map(|&x| taken(isa, x)).collect();
+            assert_all(same_number, &back, &want, format_args!("{isa}, rows of {k}"));
+        }
     }
 }

@@ -96,10 +96,8 @@ impl Tiled {
         isa.amx().map(|amx| Self { amx, split, tiles, width })
     }
 
-    /// Columns of the output that are computed together, with so many rows.
-    pub(crate) const fn cols(rows: usize) -> usize {
-        if rows <= ROWS { 2 * TILE } else { COLUMNS }
-    }
+    /// Columns of the output that are computed together with more than a unit of rows.
+    pub(crate) const COLS: usize = COLUMNS;
 
     /// Words of half a step of a unit of activations.
     const fn half_len(self) -> usize {

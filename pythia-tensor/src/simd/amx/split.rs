@@ -140,7 +140,7 @@ macro_rules! product {
 }
 
 /// One column of half a step of 16 rows of weights, by the parts of activations and of weights, of which the first two are in tiles 4
-/// and 5. Products go from small to large. Those with fewer parts of weights are a beginning of those with more, and further parts of
+/// and 5. Products with fewer parts of weights are a beginning of those with more, and further parts of
 /// zero change nothing: weights have the same results in every type that holds them.
 macro_rules! column {
     ($sums:literal 1 1 $n:literal $h:literal $c:literal $($else:expr),*) => {
@@ -208,9 +208,11 @@ macro_rules! cut {
     };
 }
 
-/// What is left in `zmm16` and `zmm17` is the last part.
+/// What is left in `zmm16` and `zmm17` is the last part, of 8 bits; but of the smallest numbers less than its upper half holds.
 macro_rules! rest {
-    ($($to:tt)*) => { lines!("vpsrld zmm16, zmm16, 16", "vpord zmm20, zmm16, zmm17", keep!($($to)*)) };
+    ($($to:tt)*) => {
+        lines!("vpsrld zmm20, zmm16, 16", "vpternlogd zmm20, zmm17, zmm31, 0xF8", keep!($($to)*))
+    };
 }
 
 /// `zmm20` is part `$q` of `$parts` of half `$h` of row `$r`.
@@ -407,8 +409,8 @@ macro_rules! again {
 }
 
 impl Tiles {
-    /// The sums of `groups` times 16 rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was, or
-    /// zeros, and their products. Each further group begins where the rows of the one before end, and its sums come after the others. The
+    /// The sums of `groups` times 16 rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was (of a
+    /// single group), or zeros, and their products. Each further group begins where the rows of the one before end, and its sums come after the others. The
     /// weights as bf16 numbers are left in `room`, all steps of a single group if it is so large, or else, in turns, the last two. Asks for
     /// the weights that follow in each row.
     ///
@@ -426,13 +428,17 @@ impl Tiles {
     ) {
         let slot = 2 * split.parts(W::DTYPE) * HALF;
         assert!(groups > 0 && steps > 0, "{groups} groups of {steps} steps");
-        assert!((TILE - 1) * stride + groups * steps * STEP <= w.len(), "{groups} groups of weights");
+        assert!(groups == 1 || start == Start::Zero, "sums of one group only");
+        assert!(room.as_ptr().addr().is_multiple_of(LINE), "room in whole lines");
+        let needed = stride.checked_mul(TILE - 1).and_then(|start| start.checked_add(groups * steps * STEP));
+        assert!(needed.is_some_and(|needed| needed <= w.len()), "{groups} groups of weights");
         let keep = groups == 1 && room.len() >= steps * slot;
         assert!(keep || room.len() >= 2 * slot, "room for two steps");
         let len = steps * 2 * split.activations() * a.tiles * HALF;
         assert!(len <= a.words.len(), "{steps} steps of activations");
         let half = self.check_width(a.tiles);
-        assert!((groups * TILE - 1) * from_row + 2 * half <= first.len(), "sums of {groups} groups");
+        let needed = from_row.checked_mul(groups * TILE - 1).and_then(|start| start.checked_add(2 * half));
+        assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of {groups} groups");
         let mut plan = Plan { steps, groups, sums: 4 * TILE * from_row, activations: 4 * len };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
         let (slot, o) = (4 * slot, room.as_mut_ptr().cast::<u8>());
@@ -502,10 +508,15 @@ impl Tiles {
         let needed = (2 * steps - 1) * HALF;
         assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
         assert!(needed * split.activations() * a.tiles <= a.words.len(), "{steps} steps of activations");
-        assert!(columns <= a.tiles, "{columns} columns");
+        assert!(
+            (1..=3).contains(&parts) && columns <= a.tiles && a.tiles <= 2,
+            "{columns} columns, {parts} parts"
+        );
         let Sums { first, stride, start } = sums;
         let width = self.check_width(columns);
-        assert!(below + (TILE - 1) * stride + width <= first.len(), "sums of 16 rows");
+        let needed =
+            stride.checked_mul(TILE - 1).and_then(|start| start.checked_add(below)?.checked_add(width));
+        assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of 16 rows");
         let c = first.as_mut_ptr();
         macro_rules! run {
             ($($text:tt)*) => {
