@@ -204,10 +204,6 @@ impl Simd for Avx512 {
         intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
     }
     #[inline(always)]
-    fn prefetch_near<T>(self, x: *const T) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(x.cast()));
-    }
-    #[inline(always)]
     fn reduce_max(self, v: __m512) -> f32 {
         intrinsics!(_mm512_reduce_max_ps(v))
     }

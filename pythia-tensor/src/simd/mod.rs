@@ -171,12 +171,6 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         let _ = x;
     }
 
-    /// The same, for the first-level cache.
-    #[inline(always)]
-    fn prefetch_near<T>(self, x: *const T) {
-        let _ = x;
-    }
-
     /// The sum of all lanes, in the order of [`Simd::sum4`].
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
