@@ -37,7 +37,7 @@ thread_local! {
 }
 
 /// The proof that AMX with BF16 and INT8 is present, and that the system lets this process use it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amx(());
 
 impl Amx {

@@ -68,7 +68,7 @@ const ROWS: usize = 2 * TILE;
 const FINISHED: usize = 64;
 
 /// How a product is computed in tiles.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tiled {
     amx: Amx,
     split: Split,
@@ -78,16 +78,12 @@ pub(crate) struct Tiled {
     width: usize,
 }
 
-impl PartialEq for Tiled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.split, self.tiles, self.width) == (other.split, other.tiles, other.width)
-    }
-}
-impl Eq for Tiled {}
-
 impl Tiled {
     /// Rows of activations of a unit.
     pub(crate) const ROWS: usize = ROWS;
+
+    /// Columns of the output that are computed together with more than a unit of rows.
+    pub(crate) const COLS: usize = COLUMNS;
 
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
     pub(crate) fn of(isa: Isa, rounded: bool, rows: usize) -> Option<Self> {
@@ -95,9 +91,6 @@ impl Tiled {
         let (tiles, width) = if rows > TILE { (2, TILE) } else { (1, rows.max(1).next_power_of_two()) };
         isa.amx().map(|amx| Self { amx, split, tiles, width })
     }
-
-    /// Columns of the output that are computed together with more than a unit of rows.
-    pub(crate) const COLS: usize = COLUMNS;
 
     /// Words of half a step of a unit of activations.
     const fn half_len(self) -> usize {
@@ -161,6 +154,7 @@ impl Tiled {
     }
 }
 
+/// [`Tiled::linear`].
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn linear<W: Element>(
     tiled: Tiled,
@@ -220,7 +214,8 @@ fn linear<W: Element>(
                         tiles.stream(split, a.a, w, (1, block.len()), room, sums);
                     }
                 }
-                for group in if unit > 0 { groups..groups } else { streams..groups } {
+                let ready = if unit > 0 { groups } else { streams };
+                for group in ready..groups {
                     let (first, apart) = if group < whole { (group, whole) } else { (whole * TILE, 1) };
                     let w = Mat::new(w, k).slice_rows(first..n1 - n0);
                     let room = &mut room[if few { 0 } else { group * group_len }..][..group_len];
