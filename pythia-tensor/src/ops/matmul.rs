@@ -162,8 +162,8 @@ fn units(
     #[cfg(target_arch = "x86_64")]
     if isa.has_tiles() {
         // Wide tiles, if there is one for every thread.
-        let wide = m > Tiled::ROWS && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
-        let tiles = if m > Tiled::ROWS { TILES } else { FEW_TILES };
+        let wide = m > Tiled::FEW && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
+        let tiles = if m > Tiled::FEW { TILES } else { FEW_TILES };
         return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
     }
     let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));

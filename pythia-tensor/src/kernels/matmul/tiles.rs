@@ -9,12 +9,15 @@
 //! The loops, from the outside:
 //!
 //! ```text
-//! for each 256 columns of the output (or, for one unit of activations, all):
-//!     for each 1024 elements of K (or all):
+//! for each 256 columns of the output:
+//!     for each 1024 elements of K:
 //!         for each unit of activations, of 32 rows:
 //!             for each 16 rows of weights: sums +=        the first time they are turned into bf16 numbers as well
 //!             the epilogue, after the last
 //! ```
+//!
+//! One or two units of activations go with all of K, and turn the weights for themselves, of as many columns as stay in the
+//! second-level cache.
 //!
 //! The rows of weights that are multiplied together lie far apart, so that each is a long stream through memory, which the
 //! machine's own prefetching follows; the rows after them are the next to be multiplied.
@@ -34,16 +37,32 @@
 //! | these, 128 columns together instead of 256; parts of K of 128, 256 or 512 | 0.80; 0.76 |
 //! | these, the next steps asked for into the first level | + 0.03 to 0.06 |
 //!
+//! The same on another day, where this was at 1.26 to 1.28:
+//!
+//! | 512 rows | fraction |
+//! |---|---|
+//! | a tile stored now and then while weights are multiplied again, as now | 1.30 |
+//! | this, blocks of K of 512 instead of 1024 | 1.21-1.26 |
+//! | this, 512 columns together; both | 1.20; 1.24-1.25 |
+//!
+//! | 64 rows | fraction |
+//! |---|---|
+//! | the second unit multiplied with kept weights | 0.82-0.92 |
+//! | weights turned again for it, as now | 1.15 |
+//!
 //! | rows | 1 | 5 | 8 | 16 | 32 | 64 |
 //! |---|---|---|---|---|---|---|
 //! | `f32` | 0.063 | 0.29 | 0.36 | 0.45 | 0.45 | 0.46 |
-//! | this | 0.057 | 0.24 | 0.39 | 0.69 | 0.86 | 0.83 |
+//! | this | 0.057 | 0.24 | 0.39 | 0.69 | 0.86 | 0.83; now 1.15 |
 //!
-//! What is read from the second-level cache is the limit of many rows: from the first, the tiles run at 0.8 of their peak, here at 0.45. One
-//! row is held up by the turning of weights into bf16 numbers, for which the vector units take as long as a core's share of the memory
-//! does. Of it, two tiles of sums for the two halves of a step (a product waits 52 cycles for the one before) and turning two rows after
-//! each product brought 0.03 each; 32 rows instead of 16, turned before they are multiplied, 0.7 of the speed; neighbouring rows 0.9;
-//! groups one by one instead of one after another without a pause 0.92; asking 1024 bytes ahead instead of 512, 0.96.
+//! What is read from the second-level cache is the limit of many rows: from the first, the tiles run at 0.8 of their peak, here at 0.45.
+//!
+//! One row is held up by the turning of weights into bf16 numbers: from the caches 1 KB of weights takes 52 ns, of which the vector units
+//! alone would need 26 and the tiles alone 21, but they share the ports that load; from memory a core's share is 61 ns. For one row, two
+//! tiles of sums for the two halves of a step and turning two rows after each product brought 0.03 each; 32 rows instead of 16, turned
+//! before they are multiplied, 0.7 of the speed; neighbouring rows 0.9; groups one by one instead of one after another without a pause
+//! 0.92; asking 1024 bytes ahead instead of 512, 0.96. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98
+//! in `exact`.
 //!
 //! In bf16, 512 rows run at 0.19-0.2 of the tiles' peak, as with weights packed as second operands, and 64 rows 1.25 times as fast.
 
@@ -64,6 +83,12 @@ const STEPS: usize = 16;
 /// Rows of activations that are multiplied together.
 const ROWS: usize = 2 * TILE;
 
+/// Rows of activations for which weights become bf16 numbers again for each unit.
+const FEW: usize = 2 * ROWS;
+
+/// Bytes of weights that stay in the second-level cache from one unit to the next.
+const CACHED: usize = 1 << 20;
+
 /// Columns of the output that are finished together.
 const FINISHED: usize = 64;
 
@@ -82,7 +107,10 @@ impl Tiled {
     /// Rows of activations of a unit.
     pub(crate) const ROWS: usize = ROWS;
 
-    /// Columns of the output that are computed together with more than a unit of rows.
+    /// Rows of activations for which weights become bf16 numbers again for each unit.
+    pub(crate) const FEW: usize = FEW;
+
+    /// Columns of the output that are computed together with more rows than these.
     pub(crate) const COLS: usize = COLUMNS;
 
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
@@ -169,8 +197,12 @@ fn linear<W: Element>(
     let (rows, cols, unit_len) = (out.rows(), out.cols(), tiled.unit_len(k));
     assert!(rows.start.is_multiple_of(ROWS), "rows {rows:?} in units of {ROWS}");
     let a = &a[rows.start / ROWS * unit_len..];
-    let (all, few) = (k.div_ceil(STEP), rows.len() <= ROWS);
-    let (columns, block_len) = if few { (cols.len(), all) } else { (COLUMNS, STEPS.min(all)) };
+    let (all, few) = (k.div_ceil(STEP), rows.len() <= FEW);
+    let (columns, block_len) = match rows.len() {
+        0..=ROWS => (cols.len(), all),
+        0..=FEW => ((CACHED / (k * size_of::<W>()).max(1)).next_multiple_of(ROWS).min(cols.len()), all),
+        _ => (COLUMNS, STEPS.min(all)),
+    };
     let parts = split.parts(W::DTYPE);
     let group_len = 2 * parts * HALF * block_len;
     // Of more than one unit, all groups of rows of weights are kept to be multiplied again.
@@ -201,7 +233,7 @@ fn linear<W: Element>(
                     group_len,
                 };
                 let sums = &mut sums[unit % waiting * len..][..len];
-                if unit > 0 {
+                if unit > 0 && !few {
                     a.again(&tiles, room, (groups, block.len()), Sums { first: sums, stride, start });
                 } else if few && streams > 0 {
                     let (room, sums) = (&mut room[..4 * parts * HALF], Sums { first: sums, stride, start });
@@ -214,7 +246,7 @@ fn linear<W: Element>(
                         tiles.stream(split, a.a, w, (1, block.len()), room, sums);
                     }
                 }
-                let ready = if unit > 0 { groups } else { streams };
+                let ready = if unit > 0 && !few { groups } else { streams };
                 for group in ready..groups {
                     let (first, apart) = if group < whole { (group, whole) } else { (whole * TILE, 1) };
                     let w = Mat::new(w, k).slice_rows(first..n1 - n0);

@@ -17,6 +17,7 @@ use super::{LINE, Start, TILE, Tiles};
 use crate::{DType, Element};
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm512_set_epi32, _mm512_set1_epi32};
+use std::mem::MaybeUninit;
 
 /// Numbers along K of a step.
 pub(crate) const STEP: usize = 64;
@@ -336,6 +337,10 @@ macro_rules! stream {
     };
 }
 
+/// Where tiles are stored that nobody needs, all rows in one place.
+#[repr(align(64))]
+struct Nobody(MaybeUninit<[u8; LINE]>);
+
 /// What [`Tiles::stream`] counts by, in memory for want of registers.
 #[repr(C)]
 struct Plan {
@@ -392,12 +397,23 @@ macro_rules! half {
     ($columns:tt $n:literal 3 $w:tt) => { half!($columns $n 3 $w of $w) };
 }
 
+/// Before some of the steps of [`Tiles::again`], by the parts of activations: a tile is stored for nobody. The way out of the tiles falls
+/// asleep after half a microsecond without a store, and the next one then waits 0.3 microseconds for it.
+macro_rules! stay_awake {
+    (1) => { stay_awake!(every "8") };
+    (3) => { stay_awake!(every "2") };
+    (every $steps:literal) => {
+        concat!("test {steps}, ", $steps, " - 1\njnz 4f\ntilestored [{nobody}], tmm4\n4:\n")
+    };
+}
+
 /// The whole of [`Tiles::again`].
 macro_rules! again {
     ($columns:tt $n:tt $a:tt $w:tt) => {
         concat!(
             start!("{sums}" $columns),
             "2:\n",
+            stay_awake!($a),
             half!($columns $n $a $w),
             "add {a}, 2048*", $n, "*", $a, "\n",
             "add {i}, 2048*", $w, "\n",
@@ -518,6 +534,7 @@ impl Tiles {
             stride.checked_mul(TILE - 1).and_then(|start| start.checked_add(below)?.checked_add(width));
         assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of 16 rows");
         let c = first.as_mut_ptr();
+        let mut nobody = Nobody(MaybeUninit::uninit());
         macro_rules! run {
             ($($text:tt)*) => {
                 // SAFETY: as above.
@@ -530,6 +547,7 @@ impl Tiles {
                         j = inout(reg) w[1].as_ptr() => _,
                         line = in(reg) LINE,
                         steps = inout(reg) steps => _,
+                        nobody = in(reg) nobody.0.as_mut_ptr(),
                         sums = in(reg) usize::from(start == Start::Sums),
                         c = in(reg) c,
                         d = in(reg) c.wrapping_add(below),
