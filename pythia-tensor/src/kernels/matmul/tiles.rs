@@ -198,11 +198,13 @@ fn linear<W: Element>(
     assert!(rows.start.is_multiple_of(ROWS), "rows {rows:?} in units of {ROWS}");
     let a = &a[rows.start / ROWS * unit_len..];
     let (all, few) = (k.div_ceil(STEP), rows.len() <= FEW);
-    let (columns, block_len) = match rows.len() {
-        0..=ROWS => (cols.len(), all),
-        0..=FEW => ((CACHED / (k * size_of::<W>()).max(1)).next_multiple_of(ROWS).min(cols.len()), all),
-        _ => (COLUMNS, STEPS.min(all)),
+    // Weights that a second unit needs again stay in the cache.
+    let cached = if rows.len() > ROWS {
+        (CACHED / (k * size_of::<W>()).max(1)).next_multiple_of(ROWS)
+    } else {
+        cols.len()
     };
+    let (columns, block_len) = if few { (cached.min(cols.len()), all) } else { (COLUMNS, STEPS.min(all)) };
     let parts = split.parts(W::DTYPE);
     let group_len = 2 * parts * HALF * block_len;
     // Of more than one unit, all groups of rows of weights are kept to be multiplied again.
