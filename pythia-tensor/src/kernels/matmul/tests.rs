@@ -289,6 +289,15 @@ fn tiles_of_a_short_last_block_match_the_reference() {
     }
 }
 
+/// A single row of weights is longer than what should stay in the cache.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn tiles_of_longer_rows_than_the_cache_match_the_reference() {
+    for &isa in Isa::available() {
+        check_tiled::<f32>(isa, true, [33, 2, (1 << 18) + 1], 7);
+    }
+}
+
 /// Weights of all magnitudes, among them those that are subnormal as `f16`, are whole sums of their parts.
 #[test]
 #[cfg(target_arch = "x86_64")]

@@ -200,14 +200,14 @@ fn linear<W: Element>(
     let (all, few) = (k.div_ceil(STEP), rows.len() <= FEW);
     // Weights that a second unit needs again stay in the cache.
     let cached = if rows.len() > ROWS {
-        (CACHED / (k * size_of::<W>()).max(1)).next_multiple_of(ROWS)
+        (CACHED / (k * size_of::<W>()).max(1)).max(1).next_multiple_of(ROWS)
     } else {
         cols.len()
     };
     let (columns, block_len) = if few { (cached.min(cols.len()), all) } else { (COLUMNS, STEPS.min(all)) };
     let parts = split.parts(W::DTYPE);
     let group_len = 2 * parts * HALF * block_len;
-    // Of more than one unit, all groups of rows of weights are kept to be multiplied again.
+    // Of more than two units, all groups of rows of weights are kept to be multiplied again.
     let kept = if few { 1 } else { COLUMNS / TILE };
     let room = room.floats((kept * group_len).max(4 * parts * HALF));
     // From one column's sums to the next one's: those of a unit. They wait for the next block of K, if there is one.
@@ -235,7 +235,8 @@ fn linear<W: Element>(
                     group_len,
                 };
                 let sums = &mut sums[unit % waiting * len..][..len];
-                if unit > 0 && !few {
+                let converted = unit > 0 && !few;
+                if converted {
                     a.again(&tiles, room, (groups, block.len()), Sums { first: sums, stride, start });
                 } else if few && streams > 0 {
                     let (room, sums) = (&mut room[..4 * parts * HALF], Sums { first: sums, stride, start });
@@ -248,7 +249,7 @@ fn linear<W: Element>(
                         tiles.stream(split, a.a, w, (1, block.len()), room, sums);
                     }
                 }
-                let ready = if unit > 0 && !few { groups } else { streams };
+                let ready = if converted { groups } else { streams };
                 for group in ready..groups {
                     let (first, apart) = if group < whole { (group, whole) } else { (whole * TILE, 1) };
                     let w = Mat::new(w, k).slice_rows(first..n1 - n0);
