@@ -42,6 +42,17 @@
 //!
 //! A single query is bound by reading the cache. With 2048 tokens, two threads, heads of 64, as a fraction of the bandwidth: 0.76
 //! when left to the hardware's prefetcher, 0.85 when asking 4 or 8 KB ahead, 0.98 with 16 KB.
+//!
+//! So are many sequences, whose caches lie in many places. 64 sequences of 64 to 96 tokens of 410m, two cores with AMX, tokens a second in `exact` and
+//! in bf16, all of the model:
+//!
+//! | 64 sequences | exact | bf16 |
+//! |---|---|---|
+//! | keys `[D][64]`, and then values, of blocks of 64 positions | 333 | 504 |
+//! | keys `[4][D][16]` | 363 | 503 |
+//! | pages of 16 or 32 positions; no more of them asked for than are there; one lock for writing and reading | 387 | 546 |
+//! | all heads of a sequence in a task (this) | 409 | 579 |
+//! | the next head's first pages asked for, too; the first left to the hardware's prefetcher | 411; 409 | 580; 555 |
 
 mod key_values;
 mod tiles;
@@ -236,13 +247,10 @@ fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Runnin
     running: &mut Running,
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
-    let (queries, dim) = (q.rows(), head.dim);
+    let (queries, dim) = (q.rows(), head.dim());
     assert!(queries <= QUERIES && q.cols() == dim, "queries {q:?} of {dim} dimensions");
     let end = start + queries;
     let head = head.first(end);
-    if queries <= 2 {
-        head.beginning().iter().step_by(16).for_each(|x| s.prefetch(x));
-    }
     let most = if S::LANES == 16 { GROUP } else { GROUP / 2 };
     running.begin(s, product, q, start, rotary);
     for block in 0..end.div_ceil(BLOCK) {
@@ -260,11 +268,11 @@ fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Runnin
             let n = group(position, last, most);
             let t = position - start;
             match (n, S::LANES) {
-                (8, _) => step::<S, P, 8, 2>(s, product, t, position, block, head, running),
-                (4, 16) => step::<S, P, 4, 4>(s, product, t, position, block, head, running),
-                (4, _) => step::<S, P, 4, 2>(s, product, t, position, block, head, running),
-                (2, _) => step::<S, P, 2, 4>(s, product, t, position, block, head, running),
-                _ => step::<S, P, 1, 4>(s, product, t, position, block, head, running),
+                (8, _) => step::<S, P, 8, 2, 2>(s, product, t, position, block, head, running),
+                (4, 16) => step::<S, P, 4, 4, 4>(s, product, t, position, block, head, running),
+                (4, _) => step::<S, P, 4, 2, 2>(s, product, t, position, block, head, running),
+                (2, _) => step::<S, P, 2, 2, 4>(s, product, t, position, block, head, running),
+                _ => step::<S, P, 1, 2, 4>(s, product, t, position, block, head, running),
             }
             position += n;
         }
@@ -310,9 +318,9 @@ impl Running {
     }
 }
 
-/// Takes the `R` queries from number `t` on, the first at `position`, through one block of keys, `N` vectors at a time.
+/// Takes the `R` queries from number `t` on, the first at `position`, through one block, `K` vectors of keys and `V` of values at a time.
 #[inline(always)]
-fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
+fn step<S: Simd, P: Product<S>, const R: usize, const K: usize, const V: usize>(
     s: S,
     product: P,
     t: usize,
@@ -321,15 +329,14 @@ fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     head: Head<'_>,
     running: &mut Running,
 ) {
-    let width = padded(head.dim);
-    let ((keys, values), ahead) = (head.block(block), head.ahead(block));
+    let width = padded(head.dim());
     let before = position - block * BLOCK;
     // The last query sees the most keys.
     let seen = (before + R).min(BLOCK);
     let p = running.p.0.first_chunk_mut::<R>().expect("R <= GROUP");
     let q = running.q.get();
-    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..keys.len() * P::WORDS]);
-    score_block::<S, P, R, N>(s, product, q, keys, seen, ahead.0, p);
+    let q: [&[f32]; R] = std::array::from_fn(|r| &q[(t + r) * width..][..width]);
+    score_block::<S, P, R, K>(s, product, q, (head, block), seen, p);
     let diagonal = before < BLOCK;
     let seen = seen.next_multiple_of(S::LANES);
     if diagonal {
@@ -345,7 +352,7 @@ fn step<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
     let seen = if diagonal { Seen::diagonal::<S, P>(before + 1, R) } else { Seen::all::<S, P>(BLOCK) };
     let z = &mut running.z.get_mut()[t * width..];
-    mix_block::<S, P, R, N>(s, product, p, &rescale, values, seen, ahead.1, z);
+    mix_block::<S, P, R, V>(s, product, p, &rescale, (head, block), seen, z);
 }
 
 /// Turns each query's scores with the first `seen` keys into weights relative to the largest score so far, and gives the
@@ -385,29 +392,20 @@ fn soften<S: Simd, const R: usize>(
 
 #[inline(always)]
 fn scores_body<S: Simd, P: Product<S>>(s: S, product: P, q: &[f32], head: Head<'_>, scores: &mut [f32]) {
-    let scale = 1.0 / (head.dim as f32).sqrt();
+    let scale = 1.0 / (head.dim() as f32).sqrt();
     let mut lanes = vec![0.0; padded(q.len())];
     lanes[..q.len()].copy_from_slice(q);
     product.prepare(s, &mut lanes);
     for (b, out) in scores.chunks_mut(BLOCK).enumerate() {
         let mut block = [[0.0; BLOCK]];
-        let keys = head.block(b).0;
-        score_block::<S, P, 1, 4>(
-            s,
-            product,
-            [&lanes[..keys.len() * P::WORDS]],
-            keys,
-            out.len(),
-            &[],
-            &mut block,
-        );
+        score_block::<S, P, 1, 4>(s, product, [&lanes], (head, b), out.len(), &mut block);
         out.iter_mut().zip(block[0]).for_each(|(out, score)| *out = score * scale);
     }
 }
 
 #[inline(always)]
 fn mix_body<S: Simd, P: Product<S>>(s: S, product: P, pattern: &[f32], head: Head<'_>, out: &mut [f32]) {
-    let mut z = vec![0.0; padded(head.dim)];
+    let mut z = vec![0.0; padded(head.dim())];
     // Positions after the last weight are left out: a later token's value may be infinite.
     let seen = pattern.iter().rposition(|&p| p != 0.0).map_or(0, |last| last + 1);
     for (b, weights) in pattern[..seen].chunks(BLOCK).enumerate() {
@@ -415,9 +413,9 @@ fn mix_body<S: Simd, P: Product<S>>(s: S, product: P, pattern: &[f32], head: Hea
         p[0][..weights.len()].copy_from_slice(weights);
         product.prepare(s, &mut p[0]);
         let seen = Seen::all::<S, P>(weights.len());
-        mix_block::<S, P, 1, 4>(s, product, &p, &[1.0], head.block(b).1, seen, &[], &mut z);
+        mix_block::<S, P, 1, 4>(s, product, &p, &[1.0], (head, b), seen, &mut z);
     }
-    out.copy_from_slice(&z[..head.dim]);
+    out.copy_from_slice(&z[..head.dim()]);
 }
 
 /// The plain twin: attention of one head's rotated queries `q`, keys `k` and values `v`, each `[T][D]`, in `f64`

@@ -1,10 +1,13 @@
 //! Causal attention of a ragged batch, fused or step by step.
 
-use crate::kernels::attention::{KeyValues, QUERIES, Running, attend, mix, scores};
+use crate::kernels::attention::{Head, KeyValues, QUERIES, Running, attend, mix, scores};
 use crate::kernels::rotary::Rotary;
 use crate::kernels::rows::ask_for;
 use crate::{Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::cell::RefCell;
+
+/// Tasks for each thread of a region of many sequences.
+const TASKS: usize = 8;
 
 thread_local! {
     static RUNNING: RefCell<Running> = RefCell::default();
@@ -20,7 +23,9 @@ pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize
     let mut none = vec![0.0; cache.shape().0];
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
-        RUNNING.with_borrow_mut(|running| cache.write(qkv, h, start, rotary, &mut running.key));
+        RUNNING.with_borrow_mut(|running| {
+            cache.with_head_mut(h, |mut head| head.write(qkv, h, start, rotary, &mut running.key));
+        });
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
 }
@@ -44,9 +49,13 @@ pub fn attention<'c>(
 ) {
     check(&out, qkv, dim, blocks);
     let isa = crew.isa();
-    let work = |tile: Tile<'_>| {
-        let (cache, start) = block(tile.row_block());
-        attend_tile(isa, tile, qkv, start, cache, rotary);
+    let work = |mut tile: Tile<'_>| {
+        let ((cache, start), h) = (block(tile.row_block()), tile.cols().start / dim);
+        RUNNING.with_borrow_mut(|running| {
+            cache.with_head(h, |head| {
+                attend_tile(isa, &mut tile, (h, dim), qkv, start, head, rotary, running);
+            });
+        });
     };
     crew.run(&mut [Tiles::ragged(out, blocks, dim, &work)]);
 }
@@ -75,13 +84,23 @@ pub fn append_and_attend<'c>(
         cache.check(qkv.slice_rows(rows[0]..rows[1]), start);
     }
     let isa = crew.isa();
-    let work = |tile: Tile<'_>| {
-        let ((cache, start), h) = (sequence(tile.row_block()), tile.cols().start / dim);
+    let work = |mut tile: Tile<'_>| {
+        let (cache, start) = sequence(tile.row_block());
         let rows = qkv.slice_rows(tile.rows());
-        RUNNING.with_borrow_mut(|running| cache.write(rows, h, start, rotary, &mut running.key));
-        attend_tile(isa, tile, qkv, start, cache, rotary);
+        RUNNING.with_borrow_mut(|running| {
+            for h in tile.cols().start / dim..tile.cols().end / dim {
+                cache.with_head_mut(h, |mut head| {
+                    ask_for(isa, head.get().first(start + rows.rows()).beginning());
+                    head.write(rows, h, start, rotary, &mut running.key);
+                    attend_tile(isa, &mut tile, (h, dim), qkv, start, head.get(), rotary, running);
+                });
+            }
+        });
     };
-    crew.run(&mut [Tiles::ragged(out, bounds, dim, &work)]);
+    // With many sequences, a task is several heads of one: neighbours in memory.
+    let heads = out.cols() / dim;
+    let together = (heads * bounds.windows(2).len() / (TASKS * crew.threads())).clamp(1, heads);
+    crew.run(&mut [Tiles::ragged(out, bounds, together * dim, &work)]);
 }
 
 fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
@@ -90,18 +109,25 @@ fn check(out: &MatMut<'_>, qkv: Mat<'_>, dim: usize, blocks: &[usize]) {
     assert!(blocks.windows(2).all(|b| b[1] - b[0] <= QUERIES), "blocks of at most {QUERIES} rows");
 }
 
-/// A tile of one head: its rows are queries, the first at position `start`.
-fn attend_tile(isa: Isa, mut tile: Tile<'_>, qkv: Mat<'_>, start: usize, cache: &KeyValues, rotary: &Rotary) {
-    let (rows, cols) = (tile.rows(), tile.cols());
-    let q = qkv.slice_rows(rows.clone()).slice_cols(3 * cols.start..3 * cols.start + cols.len());
+/// Head `h` of a tile whose rows are queries, the first at position `start`.
+fn attend_tile(
+    isa: Isa,
+    tile: &mut Tile<'_>,
+    (h, dim): (usize, usize),
+    qkv: Mat<'_>,
+    start: usize,
+    head: Head<'_>,
+    rotary: &Rotary,
+    running: &mut Running,
+) {
+    let (rows, at) = (tile.rows(), h * dim - tile.cols().start);
+    let q = qkv.slice_rows(rows.clone()).slice_cols(3 * h * dim..(3 * h + 1) * dim);
     for row in rows.clone() {
         ask_for(isa, q.row(row - rows.start));
-        ask_for(isa, tile.row_mut(row));
+        ask_for(isa, &tile.row_mut(row)[at..at + dim]);
     }
-    let mut put = |t, z: &[f32]| tile.row_mut(rows.start + t).copy_from_slice(z);
-    cache.with_head(cols.start / cols.len(), |head| {
-        RUNNING.with_borrow_mut(|running| attend(isa, q, start, head, rotary, running, &mut put));
-    });
+    let mut put = |t, z: &[f32]| tile.row_mut(rows.start + t)[at..at + dim].copy_from_slice(z);
+    attend(isa, q, start, head, rotary, running, &mut put);
 }
 
 /// The attention scores of one sequence's new tokens, before the softmax: `out` is `[H * T, start + T]`, row `h * T + t`

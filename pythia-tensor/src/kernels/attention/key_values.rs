@@ -1,12 +1,11 @@
 //! [`KeyValues`]: what earlier tokens left behind for the attention of later ones.
 
-use super::BLOCK;
 use crate::Mat;
 use crate::kernels::rotary::Rotary;
 use crate::simd::pair;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-/// Columns of values that lie side by side; the widest vector.
+/// Positions of keys, and columns of values, that lie side by side; the widest vector.
 pub(super) const STRIP: usize = 16;
 
 /// D rounded up to whole strips.
@@ -21,15 +20,16 @@ pub(super) fn padded(dim: usize) -> usize {
 /// magnitudes, which makes a relative error of its weight, and beyond that an output by up to 2^-8 of the largest value.
 /// Neither kind's results depend on how a prompt is split, on the batch or on the threads.
 ///
-/// A head's memory is one stream: a block of rotated keys, its values, the next block.
+/// A head's memory is one stream of pages: the rotated keys and the values of 16 positions in `f32`, or of 32 in `bf16`. So what a query reads
+/// is its beginning, and what a token writes lies together.
 #[derive(Debug)]
 pub struct KeyValues {
     dim: usize,
-    /// Blocks of `BLOCK` positions that there is room for.
-    blocks: usize,
+    /// Pages that there is room for.
+    pages: usize,
     /// `f32` if 1, `bf16` if 2.
     numbers: usize,
-    /// For each head `[block]`, each block keys, `[D][BLOCK]`, and values, `[D / STRIP][BLOCK][STRIP]`. A lane holds `numbers`
+    /// For each head `[page]`, each page keys, `[numbers][D / numbers][STRIP]`, and values, `[D / STRIP][STRIP][STRIP]`. A lane holds `numbers`
     /// numbers: neighbouring dimensions of a key, or neighbouring positions of a value.
     ///
     /// The locks let each task of a region write to its own head; no task ever waits for another.
@@ -50,9 +50,9 @@ impl KeyValues {
     }
 
     fn with_numbers(heads: usize, dim: usize, positions: usize, numbers: usize) -> Self {
-        let blocks = positions.div_ceil(BLOCK);
-        let head = |_| RwLock::new(CacheAligned::zeros(blocks * block_len(dim, numbers)));
-        Self { dim, blocks, numbers, heads: (0..heads).map(head).collect() }
+        let pages = positions.div_ceil(STRIP * numbers);
+        let head = |_| RwLock::new(CacheAligned::zeros(pages * page_len(dim, numbers)));
+        Self { dim, pages, numbers, heads: (0..heads).map(head).collect() }
     }
 
     /// The number of heads and their dimension.
@@ -67,7 +67,7 @@ impl KeyValues {
 
     /// How many positions there is room for.
     pub fn capacity(&self) -> usize {
-        self.blocks * BLOCK
+        self.pages * STRIP * self.numbers
     }
 
     /// Writes the keys (rotated) and values of `qkv`'s rows, `[T, H * 3 * D]` with rows `[head][q, k, v][D]`, at the
@@ -78,38 +78,8 @@ impl KeyValues {
     pub fn append(&mut self, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
         self.check(qkv, start);
         let mut key = Vec::new();
-        (0..self.heads.len()).for_each(|h| self.write(qkv, h, start, rotary, &mut key));
-    }
-
-    /// Writes head `h`'s keys (rotated) and values of `qkv`'s rows at the positions from `start` on. `key` is room for one.
-    pub(crate) fn write(&self, qkv: Mat<'_>, h: usize, start: usize, rotary: &Rotary, key: &mut Vec<f32>) {
-        let (dim, numbers, len) = (self.dim, self.numbers, block_len(self.dim, self.numbers));
-        let mut data = self.heads[h].write().unwrap_or_else(PoisonError::into_inner);
-        for t in 0..qkv.rows() {
-            let position = start + t;
-            let row = &qkv.row(t)[h * 3 * dim..][..3 * dim];
-            key.clear();
-            key.extend_from_slice(&row[dim..2 * dim]);
-            rotary.rotate(key, position);
-            let block = &mut data.get_mut()[position / BLOCK * len..][..len];
-            let (keys, values) = block.split_at_mut(keys_len(dim, numbers));
-            let (keys, at) = (keys.as_chunks_mut::<BLOCK>().0, position % BLOCK);
-            let strips = values.as_chunks_mut::<STRIP>().0.chunks_exact_mut(BLOCK / numbers);
-            let strips = strips.zip(row[2 * dim..].chunks(STRIP));
-            if numbers == 1 {
-                keys.iter_mut().zip(&*key).for_each(|(lanes, &k)| lanes[at] = k);
-                strips.for_each(|(strip, value)| strip[at][..value.len()].copy_from_slice(value));
-            } else {
-                keys.iter_mut().zip(key.chunks(2)).for_each(|(lanes, k)| {
-                    lanes[at] = pair(k[0], k.get(1).copied().unwrap_or_default());
-                });
-                for (strip, value) in strips {
-                    for (lane, &v) in strip[at / 2].iter_mut().zip(value) {
-                        let first = f32::from_bits(lane.to_bits() << 16);
-                        *lane = if at % 2 == 0 { pair(v, 0.0) } else { pair(first, v) };
-                    }
-                }
-            }
+        for h in 0..self.heads.len() {
+            self.with_head_mut(h, |mut head| head.write(qkv, h, start, rotary, &mut key));
         }
     }
 
@@ -128,7 +98,7 @@ impl KeyValues {
         let shape = |kv: &Self| (kv.heads.len(), kv.dim, kv.numbers);
         assert_eq!(shape(self), shape(other), "heads and dimensions");
         assert!(len <= self.capacity().min(other.capacity()), "{len} positions");
-        let copied = len.div_ceil(BLOCK) * block_len(self.dim, self.numbers);
+        let copied = len.div_ceil(STRIP * self.numbers) * page_len(self.dim, self.numbers);
         for (mine, theirs) in self.heads.iter_mut().zip(&other.heads) {
             let mine = mine.get_mut().unwrap_or_else(PoisonError::into_inner);
             mine.get_mut()[..copied].copy_from_slice(&read(theirs).get()[..copied]);
@@ -138,6 +108,12 @@ impl KeyValues {
     /// Calls `f` with the keys and values of one head.
     pub(crate) fn with_head<R>(&self, head: usize, f: impl FnOnce(Head<'_>) -> R) -> R {
         f(Head { dim: self.dim, numbers: self.numbers, data: read(&self.heads[head]).get() })
+    }
+
+    /// Calls `f` with the keys and values of one head, to write to.
+    pub(crate) fn with_head_mut<R>(&self, head: usize, f: impl FnOnce(HeadMut<'_>) -> R) -> R {
+        let mut data = self.heads[head].write().unwrap_or_else(PoisonError::into_inner);
+        f(HeadMut { dim: self.dim, numbers: self.numbers, data: data.get_mut() })
     }
 }
 
@@ -153,57 +129,136 @@ impl Clone for KeyValues {
     }
 }
 
-/// The lanes of a block's keys.
+/// One head's part of [`KeyValues`], to write to.
+pub(crate) struct HeadMut<'a> {
+    dim: usize,
+    numbers: usize,
+    data: &'a mut [f32],
+}
+
+impl HeadMut<'_> {
+    /// What is in it.
+    pub(crate) fn get(&self) -> Head<'_> {
+        Head { dim: self.dim, numbers: self.numbers, data: self.data }
+    }
+
+    /// Writes the keys (rotated) and values of `qkv`'s rows, as head number `h`, at the positions from `start` on. `key` is room for one.
+    pub(crate) fn write(
+        &mut self,
+        qkv: Mat<'_>,
+        h: usize,
+        start: usize,
+        rotary: &Rotary,
+        key: &mut Vec<f32>,
+    ) {
+        let Self { dim, numbers, ref mut data } = *self;
+        let (rows, len) = (rows(dim, numbers), page_len(dim, numbers));
+        for t in 0..qkv.rows() {
+            let position = start + t;
+            let row = &qkv.row(t)[h * 3 * dim..][..3 * dim];
+            key.clear();
+            key.extend_from_slice(&row[dim..2 * dim]);
+            rotary.rotate(key, position);
+            let (page, at) = (position / (STRIP * numbers), position % (STRIP * numbers));
+            let (keys, values) = data[page * len..][..len].split_at_mut(keys_len(dim, numbers));
+            let keys = &mut keys.as_chunks_mut::<STRIP>().0[at / STRIP * rows..][..rows];
+            let strips = values.as_chunks_mut::<STRIP>().0.chunks_exact_mut(STRIP);
+            let strips = strips.zip(row[2 * dim..].chunks(STRIP));
+            if numbers == 1 {
+                keys.iter_mut().zip(&*key).for_each(|(lanes, &k)| lanes[at] = k);
+                strips.for_each(|(strip, value)| strip[at][..value.len()].copy_from_slice(value));
+            } else {
+                keys.iter_mut().zip(key.chunks(2)).for_each(|(lanes, k)| {
+                    lanes[at % STRIP] = pair(k[0], k.get(1).copied().unwrap_or_default());
+                });
+                for (strip, value) in strips {
+                    for (lane, &v) in strip[at / 2].iter_mut().zip(value) {
+                        let first = f32::from_bits(lane.to_bits() << 16);
+                        *lane = if at % 2 == 0 { pair(v, 0.0) } else { pair(first, v) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The lanes of a key.
+fn rows(dim: usize, numbers: usize) -> usize {
+    dim.div_ceil(numbers)
+}
+
+/// The lanes of a page's keys.
 fn keys_len(dim: usize, numbers: usize) -> usize {
-    BLOCK * dim.div_ceil(numbers)
+    numbers * rows(dim, numbers) * STRIP
 }
 
-/// The lanes of a block of keys and values.
-fn block_len(dim: usize, numbers: usize) -> usize {
-    keys_len(dim, numbers) + BLOCK / numbers * padded(dim)
+/// The lanes of a page.
+fn page_len(dim: usize, numbers: usize) -> usize {
+    keys_len(dim, numbers) + STRIP * padded(dim)
 }
 
-/// How far ahead a single query asks for its keys and values, in lanes: 16 KB, as four strips of 4 KB are read side by
-/// side, and with less the first three would ask for what the next is reading.
-const AHEAD: usize = 4096;
+/// How far ahead a single query asks for its keys and values, in pages: where two strips of keys are read side by side, and then a page's
+/// values, that is what will be read next.
+const AHEAD: usize = 2;
 
 /// One head's part of [`KeyValues`].
 #[derive(Clone, Copy)]
 pub(crate) struct Head<'a> {
-    pub(super) dim: usize,
+    dim: usize,
     /// Numbers in a lane: 1 (`f32`) or 2 (`bf16`).
     pub(super) numbers: usize,
     data: &'a [f32],
 }
 
 impl<'a> Head<'a> {
-    /// The keys, `[D]`, and the values, `[D / STRIP][BLOCK]`, of block number `block`, in lanes.
+    /// Its dimensions.
     #[inline(always)]
-    pub(super) fn block(self, block: usize) -> (&'a [[f32; BLOCK]], &'a [[f32; STRIP]]) {
-        let len = block_len(self.dim, self.numbers);
-        let (keys, values) = self.data[block * len..][..len].split_at(keys_len(self.dim, self.numbers));
-        (keys.as_chunks().0, values.as_chunks().0)
+    pub(crate) fn dim(self) -> usize {
+        self.dim
     }
 
-    /// Only the blocks that hold the first `positions` positions.
+    /// The lanes of a key.
     #[inline(always)]
-    pub(super) fn first(self, positions: usize) -> Self {
-        let len = positions.div_ceil(BLOCK) * block_len(self.dim, self.numbers);
+    pub(super) fn rows(self) -> usize {
+        rows(self.dim, self.numbers)
+    }
+
+    /// Where strip number `strip` of the keys begins: those of 16 positions, `[D / numbers][STRIP]`.
+    #[inline(always)]
+    pub(super) fn keys_at(self, strip: usize) -> usize {
+        let (page, strip) = (strip / self.numbers, strip % self.numbers);
+        page * page_len(self.dim, self.numbers) + strip * self.rows() * STRIP
+    }
+
+    /// Where the values of page number `page` begin, `[D / STRIP][STRIP][STRIP]`.
+    #[inline(always)]
+    pub(super) fn values_at(self, page: usize) -> usize {
+        page * page_len(self.dim, self.numbers) + keys_len(self.dim, self.numbers)
+    }
+
+    /// `rows` rows of lanes from `at` on.
+    #[inline(always)]
+    pub(super) fn lanes(self, at: usize, rows: usize) -> &'a [[f32; STRIP]] {
+        self.data[at..][..rows * STRIP].as_chunks().0
+    }
+
+    /// Only the pages that hold the first `positions` positions.
+    #[inline(always)]
+    pub(crate) fn first(self, positions: usize) -> Self {
+        let len = positions.div_ceil(STRIP * self.numbers) * page_len(self.dim, self.numbers);
         Self { data: &self.data[..len], ..self }
     }
 
-    /// What lies `AHEAD` beyond the start of block number `block`, and beyond that of its values.
+    /// What lies as far ahead of `at` as a single query asks for.
     #[inline(always)]
-    pub(super) fn ahead(self, block: usize) -> (&'a [f32], &'a [f32]) {
-        let from = block * block_len(self.dim, self.numbers) + AHEAD;
-        let values = from + keys_len(self.dim, self.numbers);
-        (self.data.get(from..).unwrap_or_default(), self.data.get(values..).unwrap_or_default())
+    pub(super) fn ahead(self, at: usize) -> &'a [f32] {
+        self.data.get(at + AHEAD * page_len(self.dim, self.numbers)..).unwrap_or_default()
     }
 
     /// What nothing lies before that could ask for it.
     #[inline(always)]
-    pub(super) fn beginning(self) -> &'a [f32] {
-        &self.data[..AHEAD.min(self.data.len())]
+    pub(crate) fn beginning(self) -> &'a [f32] {
+        &self.data[..self.data.len().min(AHEAD * page_len(self.dim, self.numbers))]
     }
 }
 

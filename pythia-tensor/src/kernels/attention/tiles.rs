@@ -1,28 +1,31 @@
 //! The two products of attention, a tile of sums in registers at a time. A lane of keys and values holds an `f32`, or a pair of
 //! `bf16`, and so do queries and weights as [`Product`] prepares them: of neighbouring dimensions in queries and keys, of neighbouring positions in weights and values.
 
-use super::BLOCK;
-use super::key_values::STRIP;
+use super::key_values::{STRIP, padded};
+use super::{BLOCK, Head};
 use crate::simd::{Product, Simd};
 
-/// `scores[r][j] = sum over d of q[r][d] * keys[d][j]`, d in order, for whole vectors that cover the keys `0..seen`.
+/// `scores[r][j] = sum over d of q[r][d] * key(j)[d]`, d in order, for whole vectors that cover the keys `0..seen` of a block.
 #[inline(always)]
 pub(super) fn score_block<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     q: [&[f32]; R],
-    keys: &[[f32; BLOCK]],
+    (head, block): (Head<'_>, usize),
     seen: usize,
-    ahead: &[f32],
     scores: &mut [[f32; BLOCK]; R],
 ) {
     let mut j = 0;
     while j < seen {
-        if N > 1 && seen > j + S::LANES {
-            score_tile::<S, P, R, N>(s, product, q, keys, j, ahead, scores);
+        let left = (seen - j).div_ceil(S::LANES);
+        if N > 1 && left >= N {
+            score_tile::<S, P, R, N>(s, product, q, (head, block), j, scores);
             j += N * S::LANES;
+        } else if N > 2 && left >= 2 {
+            score_tile::<S, P, R, 2>(s, product, q, (head, block), j, scores);
+            j += 2 * S::LANES;
         } else {
-            score_tile::<S, P, R, 1>(s, product, q, keys, j, ahead, scores);
+            score_tile::<S, P, R, 1>(s, product, q, (head, block), j, scores);
             j += S::LANES;
         }
     }
@@ -34,19 +37,22 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     q: [&[f32]; R],
-    keys: &[[f32; BLOCK]],
+    (head, block): (Head<'_>, usize),
     j: usize,
-    ahead: &[f32],
     scores: &mut [[f32; BLOCK]; R],
 ) {
     assert!(j + N * S::LANES <= BLOCK, "{N} vectors of keys at {j}");
-    let q = q.map(|q| &q[..keys.len() * P::WORDS]);
+    let rows = head.rows();
+    let q = q.map(|q| &q[..rows * P::WORDS]);
+    let at: [usize; N] = std::array::from_fn(|v| head.keys_at((block * BLOCK + j + v * S::LANES) / STRIP));
+    let (strips, ahead) = (at.map(|at| head.lanes(at, rows)), at.map(|at| head.ahead(at)));
+    let offsets: [usize; N] = std::array::from_fn(|v| (j + v * S::LANES) % STRIP);
     let mut acc = [[s.zero(); N]; R];
-    for (d, keys) in keys.iter().enumerate() {
+    for d in 0..rows {
         let mut k = [s.zero(); N];
         for v in 0..N {
-            k[v] = s.load(&keys[j + v * S::LANES..]);
-            ask_ahead::<S, R>(s, ahead, d * BLOCK + j + v * S::LANES);
+            k[v] = s.load(&strips[v][d][offsets[v]..]);
+            ask_ahead::<S, R>(s, ahead[v], d * STRIP);
         }
         for r in 0..R {
             let q = product.splat(s, q[r], d);
@@ -62,7 +68,7 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
 }
 
-/// Asks for element `at` of the stream ahead where so few rows share what is read that memory sets the pace.
+/// Asks for element `at` of what lies ahead where so few rows share what is read that memory sets the pace.
 #[inline(always)]
 fn ask_ahead<S: Simd, const R: usize>(s: S, ahead: &[f32], at: usize) {
     if R <= 2 {
@@ -93,28 +99,26 @@ impl Seen {
     }
 }
 
-/// `z[r] = z[r] * rescale[r] + sum over j of p[r][j] * value(j)`, over the j that row `r` sees, in order. What it does not
-/// see is left out, not weighed with 0: it may be infinite. `z` is `[R, D padded]`,
-/// `values` are `[D / STRIP][BLOCK]`.
+/// `z[r] = z[r] * rescale[r] + sum over j of p[r][j] * value(j)`, over the j of a block that row `r` sees, in order. What it does not
+/// see is left out, not weighed with 0: it may be infinite. `z` is `[R, D padded]`.
 #[inline(always)]
 pub(super) fn mix_block<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     p: &[[f32; BLOCK]; R],
     rescale: &[f32; R],
-    values: &[[f32; STRIP]],
+    (head, block): (Head<'_>, usize),
     seen: Seen,
-    ahead: &[f32],
     z: &mut [f32],
 ) {
-    let width = values.len() / (BLOCK / P::NUMBERS) * STRIP;
+    let width = padded(head.dim());
     let mut column = 0;
     while column < width {
         if N > 1 && width - column >= N * S::LANES {
-            mix_tile::<S, P, R, N>(s, product, p, rescale, values, seen, column, ahead, z);
+            mix_tile::<S, P, R, N>(s, product, p, rescale, (head, block), seen, column, z);
             column += N * S::LANES;
         } else {
-            mix_tile::<S, P, R, 1>(s, product, p, rescale, values, seen, column, ahead, z);
+            mix_tile::<S, P, R, 1>(s, product, p, rescale, (head, block), seen, column, z);
             column += S::LANES;
         }
     }
@@ -127,18 +131,25 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     product: P,
     p: &[[f32; BLOCK]; R],
     rescale: &[f32; R],
-    values: &[[f32; STRIP]],
+    (head, block): (Head<'_>, usize),
     seen: Seen,
     column: usize,
-    ahead: &[f32],
     z: &mut [f32],
 ) {
-    let width = values.len() / (BLOCK / P::NUMBERS) * STRIP;
-    let lanes = BLOCK / P::NUMBERS;
-    assert!(seen.common + seen.diagonal <= lanes, "{} + {} lanes of values", seen.common, seen.diagonal);
-    let strips: [&[[f32; STRIP]]; N] =
-        std::array::from_fn(|v| &values[(column + v * S::LANES) / STRIP * lanes..][..lanes]);
+    let (width, pages) = (padded(head.dim()), BLOCK / P::NUMBERS / STRIP);
+    assert!(
+        seen.common + seen.diagonal <= BLOCK / P::NUMBERS,
+        "{} + {} lanes of values",
+        seen.common,
+        seen.diagonal
+    );
+    let firsts: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) / STRIP * STRIP * STRIP);
     let offsets: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) % STRIP);
+    // The values of the page of lane `j`.
+    let strips = |j: usize| {
+        let at = head.values_at(block * pages + j / STRIP);
+        (firsts.map(|first| head.lanes(at + first, STRIP)), firsts.map(|first| head.ahead(at + first)))
+    };
     let mut acc = [[s.zero(); N]; R];
     for r in 0..R {
         let rescale = s.splat(rescale[r]);
@@ -146,25 +157,29 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             acc[r][v] = s.mul(s.load(&z[r * width + column + v * S::LANES..]), rescale);
         }
     }
-    for j in 0..seen.common {
-        let mut x = [s.zero(); N];
-        for v in 0..N {
-            x[v] = s.load(&strips[v][j][offsets[v]..]);
-            ask_ahead::<S, R>(s, ahead, ((column + v * S::LANES) / STRIP * lanes + j) * STRIP);
-        }
-        for r in 0..R {
-            let p = product.splat(s, &p[r], j);
+    for start in (0..seen.common).step_by(STRIP) {
+        let (strips, ahead) = strips(start);
+        for j in start..seen.common.min(start + STRIP) {
+            let mut x = [s.zero(); N];
             for v in 0..N {
-                acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
+                x[v] = s.load(&strips[v][j - start][offsets[v]..]);
+                ask_ahead::<S, R>(s, ahead[v], (j - start) * STRIP);
+            }
+            for r in 0..R {
+                let p = product.splat(s, &p[r], j);
+                for v in 0..N {
+                    acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
+                }
             }
         }
     }
     for i in 0..R {
         if i < seen.diagonal {
             let j = seen.common + i;
+            let strips = strips(j).0;
             let mut x = [s.zero(); N];
             for v in 0..N {
-                x[v] = s.load(&strips[v][j][offsets[v]..]);
+                x[v] = s.load(&strips[v][j % STRIP][offsets[v]..]);
             }
             // With two values a lane, this row sees the first of them only.
             if P::NUMBERS > 1 && P::NUMBERS * i < R {

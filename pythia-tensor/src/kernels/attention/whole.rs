@@ -19,7 +19,7 @@ const _: () = assert!(STRIP == TILE && QUERIES <= ROWS);
 
 /// Whether a head's dimensions are whole steps.
 pub(super) fn fits(head: Head<'_>) -> bool {
-    head.dim.is_multiple_of(STEP)
+    head.dim().is_multiple_of(STEP)
 }
 
 #[inline(always)]
@@ -52,21 +52,26 @@ fn whole_block(
     head: Head<'_>,
     running: &mut Running,
 ) {
-    let (width, steps) = (padded(head.dim), head.dim / STEP);
-    let (keys, values) = head.block(block);
+    let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, BLOCK / STEP);
     tiles.shape(queries.len());
     if queries.len() <= 2 {
         // Memory sets the pace.
-        let (ahead, _) = head.ahead(block);
+        let ahead = head.ahead(head.keys_at(block * BLOCK / STRIP));
         ahead[..ahead.len().min(BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
     }
 
     let q = Mat::new(&running.q.get()[queries.start * width..], width).lines();
-    let keys: &[u8] = bytemuck::cast_slice(keys.as_flattened());
     let p = &mut running.p.0[..queries.len()];
     for j in (0..BLOCK).step_by(COLUMNS) {
-        let keys = [j, j + TILE].map(|j| Matrix { bytes: &keys[4 * j..], stride: 4 * BLOCK });
-        tiles.bf16(q, keys, steps, Start::Zero, &mut p.as_flattened_mut()[j..], BLOCK);
+        let keys = [j, j + TILE].map(|j| head.lanes(head.keys_at((block * BLOCK + j) / STRIP), head.rows()));
+        tiles.bf16(
+            q,
+            (keys.map(matrix), TILE * LINE),
+            steps,
+            Start::Zero,
+            &mut p.as_flattened_mut()[j..],
+            BLOCK,
+        );
     }
 
     let z = &mut running.z.get_mut()[queries.start * width..][..queries.len() * width];
@@ -81,16 +86,23 @@ fn whole_block(
             2 => weigh::<2>((s, pairs), p, state, z),
             _ => weigh::<1>((s, pairs), p, state, z),
         }
+        // Long enough without a store, and the next one would have to wait.
+        tiles.stay_awake();
         t += n;
     }
 
     let p = Mat::new(p.as_flattened(), BLOCK).lines();
-    let values: &[u8] = bytemuck::cast_slice(values.as_flattened());
-    for column in (0..head.dim).step_by(COLUMNS) {
+    let (at, page) = (head.values_at(block * pages), head.values_at(1) - head.values_at(0));
+    for column in (0..head.dim()).step_by(COLUMNS) {
         let values = [column, column + STRIP]
-            .map(|column| Matrix { bytes: &values[2 * BLOCK * column..], stride: LINE });
-        tiles.bf16(p, values, BLOCK / STEP, Start::Sums, &mut z[column..], width);
+            .map(|column| head.lanes(at + column * STRIP, (pages - 1) * page / STRIP + STRIP));
+        tiles.bf16(p, (values.map(matrix), 4 * page), pages, Start::Sums, &mut z[column..], width);
     }
+}
+
+/// Rows of lanes as an operand of tiles.
+fn matrix(lanes: &[[f32; STRIP]]) -> Matrix<'_> {
+    Matrix { bytes: bytemuck::cast_slice(lanes.as_flattened()), stride: LINE }
 }
 
 /// Turns the scores of `R` queries into weights, in pairs, and shrinks what they have mixed so far.

@@ -79,7 +79,7 @@ pub(super) fn tiles<B: Bytes<Vnni>>(
                     for line in (pass..lines).step_by(passes) {
                         (0..PANELS).for_each(|i| d.f32s().prefetch(ahead(i, line)));
                     }
-                    tiles.bytes(a.lines(m, at), w, steps, Start::Zero, sums, COLUMNS);
+                    tiles.bytes(a.lines(m, at), (w, TILE * LINE), steps, Start::Zero, sums, COLUMNS);
                 }
                 if pass > 0 {
                     let (m, i) = place(pass - 1);

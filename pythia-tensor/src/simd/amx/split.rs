@@ -13,7 +13,7 @@
 //! Which two numbers make a pair does not matter as long as both operands agree: [`Split::Whole`] pairs number `i` of a half with
 //! `16 + i`, [`Split::Nearest`] neighbours.
 
-use super::{LINE, Start, TILE, Tiles};
+use super::{LINE, Nobody, Start, TILE, Tiles};
 use crate::{DType, Element};
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm512_set_epi32, _mm512_set1_epi32};
@@ -336,10 +336,6 @@ macro_rules! stream {
         )
     };
 }
-
-/// Where tiles are stored that nobody needs, all rows in one place.
-#[repr(align(64))]
-struct Nobody(MaybeUninit<[u8; LINE]>);
 
 /// What [`Tiles::stream`] counts by, in memory for want of registers.
 #[repr(C)]
