@@ -211,7 +211,7 @@ fn linear<W: Element>(
     let kept = if few { 1 } else { COLUMNS / TILE };
     let room = room.floats((kept * group_len).max(4 * parts * HALF));
     // From one column's sums to the next one's: those of a unit. They wait for the next block of K, if there is one.
-    let stride = 2 * count * width;
+    let stride = count * width;
     let len = columns.next_multiple_of(TILE) * stride;
     let waiting = if all > block_len { rows.len().div_ceil(ROWS) } else { 1 };
     let (finished, sums) = sums.floats(FINISHED * ROWS + waiting * len).split_at_mut(FINISHED * ROWS);
@@ -283,24 +283,13 @@ impl Again<'_> {
     /// [`Tiles::again`] for groups of rows of weights one after another.
     fn again(self, tiles: &Tiles, w: &[f32], (groups, steps): (usize, usize), sums: Sums<'_>) {
         let Sums { first, stride, start } = sums;
-        let (w_half, a_half) = (self.parts * HALF, self.split.activations() * self.a.tiles * HALF);
         for group in (0..groups).step_by(2) {
             // The last group, if it is alone, is multiplied twice, with the same result.
             let second = usize::from(group + 1 < groups);
-            for half in 0..2 {
-                let a = Columns { words: &self.a.words[half * a_half..], ..self.a };
-                let w = [0, second].map(|i| &w[(group + i) * self.group_len + half * w_half..]);
-                let first = &mut first[group * TILE * stride + half * stride / 2..];
-                let sums = Sums { first, stride, start };
-                tiles.again(
-                    self.split,
-                    (a, self.columns),
-                    (w, self.parts),
-                    steps,
-                    sums,
-                    second * TILE * stride,
-                );
-            }
+            let w = [0, second].map(|i| &w[(group + i) * self.group_len..]);
+            let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
+            let below = second * TILE * stride;
+            tiles.again(self.split, (self.a, self.columns), (w, self.parts), steps, sums, below);
         }
     }
 }
@@ -355,7 +344,7 @@ fn split_half<W: Element>(
     parts
 }
 
-/// Finishes some rows and columns of the output from the sums of both halves. `finished` is room for some columns of a unit.
+/// Finishes some rows and columns of the output from their sums. `finished` is room for some columns of a unit.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn finish(
     s: Avx512,
@@ -366,7 +355,7 @@ fn finish(
     out: &mut Tile<'_>,
     finished: &mut [f32],
 ) {
-    let (before, half) = (cols.start - out.cols().start, tiled.tiles * tiled.width);
+    let (before, stride) = (cols.start - out.cols().start, tiled.tiles * tiled.width);
     let whole = cols.len() / TILE;
     // Where the sums of a column are: groups take every so many.
     let place = |c: usize| if c < whole * TILE { c % whole * TILE + c / whole } else { c };
@@ -378,8 +367,7 @@ fn finish(
             {
                 let mut columns = [s.zero(); TILE];
                 for i in 0..TILE {
-                    let sums = &sums[place(c + i) * 2 * half + tile * TILE..][..half + tiled.width];
-                    columns[i] = s.add(s.load_part(&sums[..tiled.width]), s.load_part(&sums[half..]));
+                    columns[i] = s.load_part(&sums[place(c + i) * stride + tile * TILE..][..tiled.width]);
                 }
                 for (row, finished) in
                     s.transpose(columns).into_iter().zip(finished.chunks_exact_mut(FINISHED))

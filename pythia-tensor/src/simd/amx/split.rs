@@ -2,12 +2,12 @@
 //! units turn the next into bf16 numbers.
 //!
 //! Here weights are the first operand, which needs no transposing, and activations the second. A step is 64 numbers along K, two
-//! halves, each with sums of its own:
+//! halves:
 //!
 //! ```text
 //! weights, a step       [2 halves][parts][16 rows][16 pairs of bf16]
 //! activations, a step   [2 halves][parts][1 or 2 tiles][16 pairs][16 or fewer columns], a tile every 1024 bytes
-//! sums                  [16 rows of weights][2 halves][columns]
+//! sums                  [16 rows of weights][columns]
 //! ```
 //!
 //! Which two numbers make a pair does not matter as long as both operands agree: [`Split::Whole`] pairs number `i` of a half with
@@ -77,10 +77,12 @@ macro_rules! sums {
     (store $($tile:literal $at:literal),*) => { lines!($(concat!("tilestored [", $at, "], ", $tile)),*) };
 }
 
-/// [`sums!`] of both halves for one or two columns, and of one half for two times 16 rows.
+/// [`sums!`] of one or two columns, of 16 rows of weights or of twice 16.
 macro_rules! all_sums {
-    ($to:ident 1) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}") };
-    ($to:ident 2) => {
+    ($to:ident 16 1) => { sums!($to "tmm0" "{c} + {stride}") };
+    ($to:ident 16 2) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{c} + {stride} + 64") };
+    ($to:ident 32 1) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}") };
+    ($to:ident 32 2) => {
         sums!(
             $to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}",
             "tmm2" "{c} + {stride} + 64", "tmm3" "{d} + {stride} + 64"
@@ -90,14 +92,14 @@ macro_rules! all_sums {
 
 /// The sums that a product starts from: zeros if `$flag` is 0.
 macro_rules! start {
-    ($flag:literal $columns:tt) => {
+    ($flag:literal $rows:tt $columns:tt) => {
         lines!(
             concat!("test ", $flag, ", ", $flag),
             "jnz 8f",
-            all_sums!(zero $columns),
+            all_sums!(zero $rows $columns),
             "jmp 9f",
             "8:",
-            all_sums!(load $columns),
+            all_sums!(load $rows $columns),
             "9:"
         )
     };
@@ -183,13 +185,13 @@ macro_rules! step {
     (1 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
             parts!($w 0), column!("tmm0" $a $w 1 0 0 $d, $e, $f, $g),
-            parts!($w 1), column!("tmm1" $a $w 1 1 0 $p, $q, $r, $s)
+            parts!($w 1), column!("tmm0" $a $w 1 1 0 $p, $q, $r, $s)
         )
     };
     (2 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
-            parts!($w 0), column!("tmm0" $a $w 2 0 0 $d, "", $e, ""), column!("tmm2" $a $w 2 0 1 $f, "", $g, ""),
-            parts!($w 1), column!("tmm1" $a $w 2 1 0 $p, "", $q, ""), column!("tmm3" $a $w 2 1 1 $r, "", $s, "")
+            parts!($w 0), column!("tmm0" $a $w 2 0 0 $d, "", $e, ""), column!("tmm1" $a $w 2 0 1 $f, "", $g, ""),
+            parts!($w 1), column!("tmm0" $a $w 2 1 0 $p, "", $q, ""), column!("tmm1" $a $w 2 1 1 $r, "", $s, "")
         )
     };
 }
@@ -310,7 +312,7 @@ macro_rules! turn {
 macro_rules! stream {
     ($columns:tt $split:ident $dtype:ident $a:tt $w:tt $bytes:literal) => {
         concat!(
-            start!("{steps}" $columns),
+            start!("{steps}" 16 $columns),
             pieces!(lines $split $dtype),
             turn!($bytes),
             "mov {steps}, [{plan}]\n",
@@ -323,16 +325,15 @@ macro_rules! stream {
             "add {a}, 2048*", $columns, "*", $a, "\n",
             "dec {steps}\njnz 2b\n",
             "dec qword ptr [{plan} + 8]\njz 3f\n",
-            all_sums!(store $columns),
-            all_sums!(zero $columns),
+            all_sums!(store 16 $columns),
+            all_sums!(zero 16 $columns),
             "add {c}, [{plan} + 16]\n",
-            "add {d}, [{plan} + 16]\n",
             "sub {a}, [{plan} + 24]\n",
             "mov {steps}, [{plan}]\n",
             "jmp 4b\n",
             "3:\n",
             step!($columns $a $w "", "", "", "", "", "", "", ""),
-            all_sums!(store $columns),
+            all_sums!(store 16 $columns),
         )
     };
 }
@@ -393,13 +394,13 @@ macro_rules! half {
     ($columns:tt $n:literal 3 $w:tt) => { half!($columns $n 3 $w of $w) };
 }
 
-/// Before some of the steps of [`Tiles::again`], by the parts of activations: a tile is stored for nobody. The way out of the tiles falls
+/// Before some of the halves of steps of [`Tiles::again`], by the parts of activations: a tile is stored for nobody. The way out of the tiles falls
 /// asleep after half a microsecond without a store, and the next one then waits 0.3 microseconds for it.
 macro_rules! stay_awake {
     (1) => { stay_awake!(every "8") };
     (3) => { stay_awake!(every "2") };
-    (every $steps:literal) => {
-        concat!("test {steps}, ", $steps, " - 1\njnz 4f\ntilestored [{nobody}], tmm4\n4:\n")
+    (every $halves:literal) => {
+        concat!("test {steps}, ", $halves, " - 1\njnz 4f\ntilestored [{nobody}], tmm4\n4:\n")
     };
 }
 
@@ -407,15 +408,15 @@ macro_rules! stay_awake {
 macro_rules! again {
     ($columns:tt $n:tt $a:tt $w:tt) => {
         concat!(
-            start!("{sums}" $columns),
+            start!("{sums}" 32 $columns),
             "2:\n",
             stay_awake!($a),
             half!($columns $n $a $w),
-            "add {a}, 2048*", $n, "*", $a, "\n",
-            "add {i}, 2048*", $w, "\n",
-            "add {j}, 2048*", $w, "\n",
+            "add {a}, 1024*", $n, "*", $a, "\n",
+            "add {i}, 1024*", $w, "\n",
+            "add {j}, 1024*", $w, "\n",
             "dec {steps}\njnz 2b\n",
-            all_sums!(store $columns),
+            all_sums!(store 32 $columns),
         )
     };
 }
@@ -448,8 +449,8 @@ impl Tiles {
         assert!(keep || room.len() >= 2 * slot, "room for two steps");
         let len = steps * 2 * split.activations() * a.tiles * HALF;
         assert!(len <= a.words.len(), "{steps} steps of activations");
-        let half = self.check_width(a.tiles);
-        let needed = from_row.checked_mul(groups * TILE - 1).and_then(|start| start.checked_add(2 * half));
+        let width = self.check_width(a.tiles);
+        let needed = from_row.checked_mul(groups * TILE - 1).and_then(|start| start.checked_add(width));
         assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of {groups} groups");
         let mut plan = Plan { steps, groups, sums: 4 * TILE * from_row, activations: 4 * len };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
@@ -475,7 +476,6 @@ impl Tiles {
                         steps = inout(reg) usize::from(start == Start::Sums) => _,
                         plan = in(reg) &raw mut plan,
                         c = inout(reg) c => _,
-                        d = inout(reg) c.wrapping_add(half) => _,
                         stride = in(reg) 4 * from_row,
                         in("zmm30") halves,
                         in("zmm31") upper,
@@ -503,8 +503,8 @@ impl Tiles {
         }
     }
 
-    /// The same for twice 16 rows of weights which are bf16 numbers already, in so many parts: of the half-steps that operands and sums
-    /// begin with, and of `columns` of the tiles. The sums of the second 16 rows lie `below` after those of the first.
+    /// The same for twice 16 rows of weights which are bf16 numbers already, in so many parts, and `columns` of the tiles. The sums of the
+    /// second 16 rows lie `below` after those of the first.
     ///
     /// # Panics
     /// As [`Tiles::stream`].
@@ -517,7 +517,7 @@ impl Tiles {
         sums: Sums<'_>,
         below: usize,
     ) {
-        let needed = (2 * steps - 1) * HALF;
+        let needed = 2 * steps * HALF;
         assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
         assert!(needed * split.activations() * a.tiles <= a.words.len(), "{steps} steps of activations");
         assert!(
@@ -542,7 +542,7 @@ impl Tiles {
                         i = inout(reg) w[0].as_ptr() => _,
                         j = inout(reg) w[1].as_ptr() => _,
                         line = in(reg) LINE,
-                        steps = inout(reg) steps => _,
+                        steps = inout(reg) 2 * steps => _,
                         nobody = in(reg) nobody.0.as_mut_ptr(),
                         sums = in(reg) usize::from(start == Start::Sums),
                         c = in(reg) c,
