@@ -12,6 +12,10 @@ use std::ops::Range;
 /// Activations below which waking other threads costs more than preparing them.
 const ALONE: usize = 1 << 14;
 
+/// Columns of activations in tiles that are packed together.
+#[cfg(target_arch = "x86_64")]
+const PIECE: usize = 256;
+
 /// What becomes of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
@@ -35,29 +39,33 @@ impl To {
         }
     }
 
-    /// How many rows of `k` activations become so many 32-bit words together.
-    fn units(self, k: usize) -> (usize, usize) {
+    /// How many rows and columns of activations of length `k` become so many 32-bit words together.
+    fn units(self, k: usize) -> (usize, usize, usize) {
         match self {
-            Self::Codes(form) => (1, form.len(k)),
+            Self::Codes(form) => (1, k, form.len(k)),
             // A whole number of cache lines, and one more: rows a power of two apart would share their places in the cache.
-            Self::Bf16 => (1, k.div_ceil(2).next_multiple_of(16) + 16),
-            Self::Panels(panels) => (panels.rows(), panels.group_len(k)),
+            Self::Bf16 => (1, k, k.div_ceil(2).next_multiple_of(16) + 16),
+            Self::Panels(panels) => (panels.rows(), k, panels.group_len(k)),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles(tiled) => (Tiled::ROWS, tiled.unit_len(k)),
+            Self::Tiles(tiled) => {
+                // A unit follows its columns. Of a single one, every thread should get some.
+                let cols = if k.is_multiple_of(PIECE) { PIECE } else { k };
+                (tiled.unit_rows(), cols, tiled.unit_len(cols))
+            }
         }
     }
 
-    /// Prepares the rows of one unit.
-    fn prepare(self, isa: Isa, rows: Mat<'_>, words: &mut [f32]) {
+    /// Prepares the activations of one unit.
+    fn prepare(self, isa: Isa, a: Mat<'_>, words: &mut [f32]) {
         match self {
-            Self::Codes(form) => round_activations(isa, form, rows.row(0), words),
+            Self::Codes(form) => round_activations(isa, form, a.row(0), words),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16 => round_row(isa, rows.row(0), words),
+            Self::Bf16 => round_row(isa, a.row(0), words),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Bf16 => panic!("products of bf16 need `avx512bf16` or `amx`, not `{isa}`"),
-            Self::Panels(panels) => panels.pack(rows, words),
+            Self::Panels(panels) => panels.pack(a, words),
             #[cfg(target_arch = "x86_64")]
-            Self::Tiles(tiled) => tiled.pack(rows, words),
+            Self::Tiles(tiled) => tiled.pack(a, words),
         }
     }
 }
@@ -80,8 +88,9 @@ impl Activations {
             if self.places.iter().any(|&(key, other, _)| (key, other) == (a.key(), to)) {
                 continue;
             }
-            let (rows, words) = to.units(a.cols());
-            let units = a.rows().div_ceil(rows);
+            let (rows, cols, words) = to.units(a.cols());
+            let across = a.cols() / cols;
+            let units = a.rows().div_ceil(rows) * across;
             let place = start..start + units * words;
             start = place.end;
             self.places.push((a.key(), to, place.clone()));
@@ -89,8 +98,9 @@ impl Activations {
                 continue;
             }
             let prepare = |unit: usize, words: &mut [f32]| {
-                let rows = unit * rows..a.rows().min((unit + 1) * rows);
-                to.prepare(isa, a.slice_rows(rows), words);
+                let (first, column) = (unit / across * rows, unit % across * cols);
+                let a = a.slice_rows(first..a.rows().min(first + rows));
+                to.prepare(isa, a.slice_cols(column..column + cols), words);
             };
             let out = &mut self.words.floats(start)[place];
             if a.rows() * a.cols() < ALONE {
@@ -123,7 +133,7 @@ impl Activations {
     /// `a` in pairs of bf16, whole cache lines of them.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn pairs(&self, a: Mat<'_>) -> Mat<'_> {
-        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).1)
+        Mat::new(self.words(a, To::Bf16), To::Bf16.units(a.cols()).2)
             .slice_cols(0..a.cols().div_ceil(32) * 16)
     }
 

@@ -167,9 +167,10 @@ proptest! {
 fn run_tiled<W: Element>(isa: Isa, rounded: bool, a: Mat<'_>, w: &[W], cut: [usize; 2]) -> Option<Vec<u32>> {
     let (k, n) = (a.cols(), w.len() / a.cols());
     let tiled = Tiled::of(isa, rounded, a.rows())?;
-    let mut units = vec![f32::NAN; a.rows().div_ceil(Tiled::ROWS) * tiled.unit_len(k)];
+    let unit = tiled.unit_rows();
+    let mut units = vec![f32::NAN; a.rows().div_ceil(unit) * tiled.unit_len(k)];
     for (i, words) in units.chunks_exact_mut(tiled.unit_len(k)).enumerate() {
-        let rows = i * Tiled::ROWS..a.rows().min((i + 1) * Tiled::ROWS);
+        let rows = i * unit..a.rows().min((i + 1) * unit);
         tiled.pack(a.slice_rows(rows), words);
     }
     let mut out = vec![f32::NAN; a.rows() * n];
@@ -211,13 +212,13 @@ fn check_company<W: Element>(isa: Isa, rounded: bool, [m, n, k]: [usize; 3], see
     let a = numbers(seed, m * k);
     let w: Vec<W> = numbers(!seed, n * k).into_iter().map(W::from_f32).collect();
     let Some(all) = run_tiled(isa, rounded, Mat::new(&a, k), &w, [1024, 320]) else { return };
-    for rows in [1, 2, 3, 5, 16, 17, 32, 33, 64, 65].into_iter().filter(|&rows| rows < m) {
+    for rows in [1, 2, 3, 5, 16, 17, 32, 33, 48, 49, 64, 65].into_iter().filter(|&rows| rows < m) {
         let part = run_tiled(isa, rounded, Mat::new(&a[..rows * k], k), &w, [1024, n]);
         assert!(part.unwrap()[..] == all[..rows * n], "{} {rows} rows of {m}x{n}x{k}", W::DTYPE);
     }
-    let cut = run_tiled(isa, rounded, Mat::new(&a, k), &w, [32, 32]);
+    let cut = run_tiled(isa, rounded, Mat::new(&a, k), &w, [64, 32]);
     assert!(cut.unwrap() == all, "{} {m}x{n}x{k} cut into tiles", W::DTYPE);
-    let last = run_tiled(isa, rounded, Mat::new(&a[(m - 1) * k..], k), &w[(n - 1) * k..], [32, 1]);
+    let last = run_tiled(isa, rounded, Mat::new(&a[(m - 1) * k..], k), &w[(n - 1) * k..], [64, 1]);
     assert_eq!(last.unwrap()[0], all[m * n - 1], "{} the last of {m}x{n}x{k}", W::DTYPE);
 }
 
@@ -289,11 +290,15 @@ fn tiles_of_a_short_last_block_match_the_reference() {
     }
 }
 
-/// A single row of weights is longer than what should stay in the cache.
+/// A unit of activations is larger than what should stay in the cache: of whole steps, and of others; and so is a single row of weights.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn tiles_of_longer_rows_than_the_cache_match_the_reference() {
     for &isa in Isa::available() {
+        for [m, n, k] in [[64, 40, 4096], [49, 33, 5001], [65, 18, 4160]] {
+            check_tiled::<f16>(isa, false, [m, n, k], 7);
+            check_company::<f16>(isa, false, [m, n, k], 7);
+        }
         check_tiled::<f32>(isa, true, [33, 2, (1 << 18) + 1], 7);
     }
 }
@@ -308,7 +313,7 @@ fn tiles_of_every_f16_are_exact() {
     let mut one = vec![0.0; k];
     one[37] = 1.0 + f32::EPSILON;
     for &isa in Isa::available() {
-        let Some(out) = run_tiled(isa, false, Mat::new(&one, k), &w, [32, 1024]) else { continue };
+        let Some(out) = run_tiled(isa, false, Mat::new(&one, k), &w, [64, 1024]) else { continue };
         for (row, &got) in w.chunks_exact(k).zip(&out) {
             let want = f64::from(row[37].to_f32()) * f64::from(one[37]);
             let error = (f64::from(f32::from_bits(got)) - want).abs();

@@ -71,7 +71,7 @@ use crate::simd::amx::split::{Columns, HALF, STEP, Split, Sums};
 use crate::simd::amx::{Start, TILE, Tiles};
 use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Simd};
 use crate::tensor::Lines;
-use crate::{Element, Isa, Mat, Tile};
+use crate::{DType, Element, Isa, Mat, Tile};
 use std::ops::Range;
 
 /// Columns of the output that share a pass over more than a few activations, which then stay in the second-level cache.
@@ -80,13 +80,13 @@ const COLUMNS: usize = 256;
 /// Steps of a block of K of these.
 const STEPS: usize = 16;
 
-/// Rows of activations that are multiplied together.
+/// Rows of activations that are multiplied together where there are many.
 const ROWS: usize = 2 * TILE;
 
-/// Rows of activations for which weights become bf16 numbers again for each unit.
-const FEW: usize = 2 * ROWS;
+/// Rows of activations that are multiplied together where there are no more: with all of K.
+const FEW: usize = 4 * TILE;
 
-/// Bytes of weights that stay in the second-level cache from one unit to the next.
+/// Bytes of activations that stay in the second-level cache while weights go by.
 const CACHED: usize = 1 << 20;
 
 /// Columns of the output that are finished together.
@@ -97,6 +97,8 @@ const FINISHED: usize = 64;
 pub(crate) struct Tiled {
     amx: Amx,
     split: Split,
+    /// Whether there is one unit of activations only.
+    few: bool,
     /// Tiles of a unit of activations.
     tiles: usize,
     /// Columns of a tile.
@@ -104,10 +106,10 @@ pub(crate) struct Tiled {
 }
 
 impl Tiled {
-    /// Rows of activations of a unit.
+    /// Of more rows of activations than [`Tiled::FEW`], those of a unit.
     pub(crate) const ROWS: usize = ROWS;
 
-    /// Rows of activations for which weights become bf16 numbers again for each unit.
+    /// Rows of activations that are one unit.
     pub(crate) const FEW: usize = FEW;
 
     /// Columns of the output that are computed together with more rows than these.
@@ -116,8 +118,15 @@ impl Tiled {
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
     pub(crate) fn of(isa: Isa, rounded: bool, rows: usize) -> Option<Self> {
         let split = if rounded { Split::Nearest } else { Split::Whole };
-        let (tiles, width) = if rows > TILE { (2, TILE) } else { (1, rows.max(1).next_power_of_two()) };
-        isa.amx().map(|amx| Self { amx, split, tiles, width })
+        let few = rows <= FEW;
+        let tiles = if few { rows.div_ceil(TILE).max(1) } else { ROWS / TILE };
+        let width = if rows > TILE { TILE } else { rows.max(1).next_power_of_two() };
+        isa.amx().map(|amx| Self { amx, split, few, tiles, width })
+    }
+
+    /// Rows of activations of a unit.
+    pub(crate) const fn unit_rows(self) -> usize {
+        if self.few { FEW } else { ROWS }
     }
 
     /// Words of half a step of a unit of activations.
@@ -134,7 +143,7 @@ impl Tiled {
     pub(crate) fn pack(self, a: Mat<'_>, words: &mut [f32]) {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
         fn pack(tiled: Tiled, (s, pairs): (Avx512, Pairs), a: Mat<'_>, words: &mut [f32]) {
-            let mut columns = [[s.zero(); ROWS]; 3];
+            let mut columns = [[s.zero(); FEW]; 3];
             for (half, words) in words.chunks_exact_mut(tiled.half_len()).enumerate() {
                 for row in 0..a.rows() {
                     let parts = split_half(tiled.split, (s, pairs), a.row(row), half);
@@ -144,7 +153,7 @@ impl Tiled {
                 }
                 let columns = columns.as_flattened().as_chunks::<TILE>().0;
                 for (i, words) in words.chunks_exact_mut(HALF).enumerate() {
-                    let columns = columns[i / tiled.tiles * 2 + i % tiled.tiles];
+                    let columns = columns[i / tiled.tiles * (FEW / TILE) + i % tiled.tiles];
                     if tiled.width == 1 {
                         s.store(columns[0], words);
                         continue;
@@ -178,7 +187,7 @@ impl Tiled {
         scratch: (&mut Lines, &mut Lines),
     ) {
         // SAFETY: as above.
-        unsafe { linear(self, (Avx512::new(), Pairs::new()), a, w, then, out, scratch) }
+        unsafe { linear(self, Avx512::new(), a, w, then, out, scratch) }
     }
 }
 
@@ -186,134 +195,127 @@ impl Tiled {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn linear<W: Element>(
     tiled: Tiled,
-    simd: (Avx512, Pairs),
+    s: Avx512,
     a: &[f32],
     (w, k): (&[W], usize),
     then: Epilogue<'_>,
     out: &mut Tile<'_>,
     (room, sums): (&mut Lines, &mut Lines),
 ) {
-    let Tiled { split, tiles: count, width, .. } = tiled;
-    let (rows, cols, unit_len) = (out.rows(), out.cols(), tiled.unit_len(k));
-    assert!(rows.start.is_multiple_of(ROWS), "rows {rows:?} in units of {ROWS}");
-    let a = &a[rows.start / ROWS * unit_len..];
-    let (all, few) = (k.div_ceil(STEP), rows.len() <= FEW);
-    // Weights that a second unit needs again stay in the cache.
-    let cached = if rows.len() > ROWS {
-        (CACHED / (k * size_of::<W>()).max(1)).max(1).next_multiple_of(ROWS)
-    } else {
-        cols.len()
-    };
-    let (columns, block_len) = if few { (cached.min(cols.len()), all) } else { (COLUMNS, STEPS.min(all)) };
-    let parts = split.parts(W::DTYPE);
-    let group_len = 2 * parts * HALF * block_len;
-    // Of more than two units, all groups of rows of weights are kept to be multiplied again.
-    let kept = if few { 1 } else { COLUMNS / TILE };
-    let room = room.floats((kept * group_len).max(4 * parts * HALF));
+    let Tiled { split, few, tiles: count, width, .. } = tiled;
+    let (rows, cols, unit_rows, unit_len) = (out.rows(), out.cols(), tiled.unit_rows(), tiled.unit_len(k));
+    assert!(rows.start.is_multiple_of(unit_rows), "rows {rows:?} in units of {unit_rows}");
+    let a = &a[rows.start / unit_rows * unit_len..];
+    let all = k.div_ceil(STEP);
+    // A unit alone goes with as much of K as stays in the cache.
+    let most = if few { CACHED / (2 * tiled.half_len() * size_of::<f32>()) } else { STEPS };
+    let block_len = all.div_ceil(all.div_ceil(most.max(1)).max(1));
+    let columns = if few { cols.len() } else { COLUMNS };
+    let group_len = block_len * slot(split, W::DTYPE);
+    // Of weights as bf16 numbers, two steps are there at a time, or, of many units, all that they will be multiplied with.
+    let kept = if few { slot(split, W::DTYPE) * 2 } else { COLUMNS / TILE * group_len };
+    let copied = TILE * block_len * STEP * size_of::<W>() / size_of::<f32>();
+    let (room, copy) = room.floats(kept + copied).split_at_mut(kept);
     // From one column's sums to the next one's: those of a unit. They wait for the next block of K, if there is one.
     let stride = count * width;
     let len = columns.next_multiple_of(TILE) * stride;
-    let waiting = if all > block_len { rows.len().div_ceil(ROWS) } else { 1 };
-    let (finished, sums) = sums.floats(FINISHED * ROWS + waiting * len).split_at_mut(FINISHED * ROWS);
+    let waiting = if all > block_len { rows.len().div_ceil(unit_rows) } else { 1 };
+    let (finished, sums) = sums.floats(FINISHED * FEW + waiting * len).split_at_mut(FINISHED * FEW);
     let mut tiles = tiled.amx.tiles();
     tiles.shape_columns(width);
     for n0 in cols.clone().step_by(columns) {
         let n1 = cols.end.min(n0 + columns);
-        let (w, whole, groups) = (&w[n0 * k..n1 * k], (n1 - n0) / TILE, (n1 - n0).div_ceil(TILE));
+        let (w, groups) = (&w[n0 * k..n1 * k], (n1 - n0).div_ceil(TILE));
         for block in (0..all).step_by(block_len).map(|start| start..all.min(start + block_len)) {
             let start = if block.start == 0 { Start::Zero } else { Start::Sums };
-            // Groups that lie in whole steps.
-            let streams = if block.end * STEP <= k { whole } else { 0 };
-            for (unit, first) in rows.clone().step_by(ROWS).enumerate() {
-                let rows = first..rows.end.min(first + ROWS);
+            for (unit, first) in rows.clone().step_by(unit_rows).enumerate() {
+                let rows = first..rows.end.min(first + unit_rows);
                 let words = &a[unit * unit_len..][block.start * 2 * tiled.half_len()..];
-                let a = Again {
-                    split,
-                    a: Columns { words, tiles: count },
-                    columns: rows.len().div_ceil(TILE),
-                    parts,
-                    group_len,
-                };
+                let a = Columns { words, tiles: count };
                 let sums = &mut sums[unit % waiting * len..][..len];
-                let converted = unit > 0 && !few;
-                if converted {
-                    a.again(&tiles, room, (groups, block.len()), Sums { first: sums, stride, start });
-                } else if few && streams > 0 {
-                    let (room, sums) = (&mut room[..4 * parts * HALF], Sums { first: sums, stride, start });
-                    tiles.stream(split, a.a, (w, whole * k), (whole, all), room, sums);
+                let places = Sums { first: sums, stride, start };
+                if unit == 0 {
+                    let room = (&mut *room, if few { 0 } else { group_len });
+                    stream(&tiles, split, a, (w, k), block.clone(), room, copy, places);
                 } else {
-                    for group in 0..streams {
-                        let w = (&w[group * k + block.start * STEP..], whole * k);
-                        let room = &mut room[group * group_len..][..group_len];
-                        let sums = Sums { first: &mut sums[group * TILE * stride..], stride, start };
-                        tiles.stream(split, a.a, w, (1, block.len()), room, sums);
-                    }
-                }
-                let ready = if converted { groups } else { streams };
-                for group in ready..groups {
-                    let (first, apart) = if group < whole { (group, whole) } else { (whole * TILE, 1) };
-                    let w = Mat::new(w, k).slice_rows(first..n1 - n0);
-                    let room = &mut room[if few { 0 } else { group * group_len }..][..group_len];
-                    convert(split, simd, w, apart, block.clone(), room);
-                    let sums = Sums { first: &mut sums[group * TILE * stride..], stride, start };
-                    a.again(&tiles, room, (1, block.len()), sums);
+                    let used = rows.len().div_ceil(TILE);
+                    let (w, size) = ((&*room, group_len), (groups, block.len()));
+                    again(&tiles, split, (a, used), w, split.parts(W::DTYPE), size, places);
                 }
                 if block.end == all {
-                    finish(simd.0, tiled, sums, then.slice(n0..n1), (rows, n0..n1), out, finished);
+                    finish(s, tiled, sums, then.slice(n0..n1), (rows, n0..n1), out, finished);
                 }
             }
         }
     }
 }
-
-/// A unit of activations, and what it is multiplied with.
-#[derive(Clone, Copy)]
-struct Again<'a> {
-    split: Split,
-    a: Columns<'a>,
-    /// Tiles in use.
-    columns: usize,
-    /// Of weights.
-    parts: usize,
-    /// Words from one group of rows of weights to the next.
-    group_len: usize,
+/// Words of a step of a group of rows of weights, as bf16 numbers.
+const fn slot(split: Split, dtype: DType) -> usize {
+    2 * split.parts(dtype) * HALF
 }
 
-impl Again<'_> {
-    /// [`Tiles::again`] for groups of rows of weights one after another.
-    fn again(self, tiles: &Tiles, w: &[f32], (groups, steps): (usize, usize), sums: Sums<'_>) {
-        let Sums { first, stride, start } = sums;
-        for group in (0..groups).step_by(2) {
-            // The last group, if it is alone, is multiplied twice, with the same result.
-            let second = usize::from(group + 1 < groups);
-            let w = [0, second].map(|i| &w[(group + i) * self.group_len..]);
+/// Sums of the first unit of activations over a block of K. Each group of rows of weights leaves its bf16 numbers in `room`, so many words after those
+/// of the one before; or the last two steps of all of them, if that is 0. `copy` is room for a group.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn stream<W: Element>(
+    tiles: &Tiles,
+    split: Split,
+    a: Columns<'_>,
+    (w, k): (&[W], usize),
+    block: Range<usize>,
+    (room, group_len): (&mut [f32], usize),
+    copy: &mut [f32],
+    sums: Sums<'_>,
+) {
+    let Sums { first, stride, start } = sums;
+    let (rows, steps, from) = (w.len() / k, block.len(), block.start * STEP);
+    let (apart, groups) = (rows / TILE, rows.div_ceil(TILE));
+    // Groups that lie in whole steps.
+    let whole = if block.end * STEP <= k { apart } else { 0 };
+    let len = if group_len == 0 { room.len() } else { group_len };
+    if group_len == 0 && whole > 0 && steps * STEP == k {
+        // All groups without a pause.
+        tiles.stream(split, a, (w, apart * k), (whole, steps), room, Sums { first, stride, start });
+    } else {
+        for group in 0..whole {
             let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
-            let below = second * TILE * stride;
-            tiles.again(self.split, (self.a, self.columns), (w, self.parts), steps, sums, below);
+            let room = &mut room[group * group_len..][..len];
+            tiles.stream(split, a, (&w[group * k + from..], apart * k), (1, steps), room, sums);
         }
+    }
+    for group in whole..groups {
+        // Of fewer rows, or less than whole steps: with zeros.
+        copy.fill(0.0);
+        let (first_row, apart) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
+        let copied: &mut [W] = &mut bytemuck::cast_slice_mut(copy)[..TILE * steps * STEP];
+        let row = w.chunks_exact(k).skip(first_row).step_by(apart);
+        for (row, copied) in row.zip(copied.chunks_exact_mut(steps * STEP)) {
+            let row = &row[from..k.min(from + copied.len())];
+            copied[..row.len()].copy_from_slice(row);
+        }
+        let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
+        let room = &mut room[group * group_len..][..len];
+        tiles.stream(split, a, (copied, steps * STEP), (1, steps), room, sums);
     }
 }
 
-/// What [`Tiles::stream`] leaves of up to sixteen rows of weights, `apart` from each other: of fewer, too, and where they end within a
-/// step.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn convert<W: Element>(
+/// Sums of a further unit of activations, of which `used` tiles are, with weights that are bf16 numbers already.
+fn again(
+    tiles: &Tiles,
     split: Split,
-    simd: (Avx512, Pairs),
-    w: Mat<'_, W>,
-    apart: usize,
-    block: Range<usize>,
-    room: &mut [f32],
+    (a, used): (Columns<'_>, usize),
+    (w, group_len): (&[f32], usize),
+    parts: usize,
+    (groups, steps): (usize, usize),
+    sums: Sums<'_>,
 ) {
-    room.fill(0.0);
-    let parts = split.parts(W::DTYPE);
-    for (i, row) in (0..w.rows()).step_by(apart).take(TILE).enumerate() {
-        for (half, room) in (2 * block.start..2 * block.end).zip(room.chunks_exact_mut(parts * HALF)) {
-            let words = split_half(split, simd, w.row(row), half);
-            for (words, part) in words.into_iter().zip(room.chunks_exact_mut(HALF)) {
-                simd.0.store(words, &mut part[i * TILE..]);
-            }
-        }
+    let Sums { first, stride, start } = sums;
+    for group in (0..groups).step_by(2) {
+        // The last group, if it is alone, is multiplied twice, with the same result.
+        let second = usize::from(group + 1 < groups);
+        let w = [0, second].map(|i| &w[(group + i) * group_len..]);
+        let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
+        tiles.again(split, (a, used), (w, parts), steps, sums, second * TILE * stride);
     }
 }
 

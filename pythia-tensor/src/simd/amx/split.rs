@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! weights, a step       [2 halves][parts][16 rows][16 pairs of bf16]
-//! activations, a step   [2 halves][parts][1 or 2 tiles][16 pairs][16 or fewer columns], a tile every 1024 bytes
+//! activations, a step   [2 halves][parts][1 to 4 tiles][16 pairs][16 or fewer columns], a tile every 1024 bytes
 //! sums                  [16 rows of weights][columns]
 //! ```
 //!
@@ -51,7 +51,7 @@ impl Split {
     }
 }
 
-/// One or two tiles of activations.
+/// One to four tiles of activations.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'a> {
     pub(crate) words: &'a [f32],
@@ -77,10 +77,12 @@ macro_rules! sums {
     (store $($tile:literal $at:literal),*) => { lines!($(concat!("tilestored [", $at, "], ", $tile)),*) };
 }
 
-/// [`sums!`] of one or two columns, of 16 rows of weights or of twice 16.
+/// [`sums!`] of columns of tiles, of 16 rows of weights or of twice 16.
 macro_rules! all_sums {
     ($to:ident 16 1) => { sums!($to "tmm0" "{c} + {stride}") };
-    ($to:ident 16 2) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{c} + {stride} + 64") };
+    ($to:ident 16 2) => { lines!(all_sums!($to 16 1), sums!($to "tmm1" "{c} + {stride} + 64")) };
+    ($to:ident 16 3) => { lines!(all_sums!($to 16 2), sums!($to "tmm2" "{c} + {stride} + 128")) };
+    ($to:ident 16 4) => { lines!(all_sums!($to 16 3), sums!($to "tmm3" "{c} + {stride} + 192")) };
     ($to:ident 32 1) => { sums!($to "tmm0" "{c} + {stride}", "tmm1" "{d} + {stride}") };
     ($to:ident 32 2) => {
         sums!(
@@ -192,6 +194,22 @@ macro_rules! step {
         lines!(
             parts!($w 0), column!("tmm0" $a $w 2 0 0 $d, "", $e, ""), column!("tmm1" $a $w 2 0 1 $f, "", $g, ""),
             parts!($w 1), column!("tmm0" $a $w 2 1 0 $p, "", $q, ""), column!("tmm1" $a $w 2 1 1 $r, "", $s, "")
+        )
+    };
+    (3 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
+        lines!(
+            parts!($w 0), column!("tmm0" $a $w 3 0 0 $d, "", "", ""), column!("tmm1" $a $w 3 0 1 $e, "", "", ""),
+            column!("tmm2" $a $w 3 0 2 $f, "", $g, ""),
+            parts!($w 1), column!("tmm0" $a $w 3 1 0 $p, "", "", ""), column!("tmm1" $a $w 3 1 1 $q, "", "", ""),
+            column!("tmm2" $a $w 3 1 2 $r, "", $s, "")
+        )
+    };
+    (4 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
+        lines!(
+            parts!($w 0), column!("tmm0" $a $w 4 0 0 $d, "", "", ""), column!("tmm1" $a $w 4 0 1 $e, "", "", ""),
+            column!("tmm2" $a $w 4 0 2 $f, "", "", ""), column!("tmm3" $a $w 4 0 3 $g, "", "", ""),
+            parts!($w 1), column!("tmm0" $a $w 4 1 0 $p, "", "", ""), column!("tmm1" $a $w 4 1 1 $q, "", "", ""),
+            column!("tmm2" $a $w 4 1 2 $r, "", "", ""), column!("tmm3" $a $w 4 1 3 $s, "", "", "")
         )
     };
 }
@@ -357,12 +375,10 @@ macro_rules! products {
     (2) => { lines!(products!(1), product!("tmm2" "tmm4" "tmm7"), product!("tmm3" "tmm5" "tmm7")) };
 }
 
-/// A part of activations of one or two columns, in tiles 6 and 7: of `$n` tiles in all.
+/// A part of activations of one or two columns, of two in all, in tiles 6 and 7.
 macro_rules! both {
-    (1 $n:literal $parts:literal $q:literal) => { activations!("tmm6" $n $parts 0 $q 0) };
-    (2 $n:literal $parts:literal $q:literal) => {
-        lines!(activations!("tmm6" $n $parts 0 $q 0), activations!("tmm7" $n $parts 0 $q 1))
-    };
+    (1 $parts:literal $q:literal) => { activations!("tmm6" 2 $parts 0 $q 0) };
+    (2 $parts:literal $q:literal) => { lines!(both!(1 $parts $q), activations!("tmm7" 2 $parts 0 $q 1)) };
 }
 
 /// A part of weights of twice 16 rows.
@@ -372,26 +388,26 @@ macro_rules! pair {
 
 /// Half a step of twice 16 rows of weights, in the order of [`column!`].
 macro_rules! half {
-    ($columns:tt $n:literal 1 1) => { lines!(pair!(1 0), both!($columns $n 1 0), products!($columns)) };
-    ($columns:tt $n:literal 3 1 of $w:literal) => {
+    ($columns:tt 1 1) => { lines!(pair!(1 0), both!($columns 1 0), products!($columns)) };
+    ($columns:tt 3 1 of $w:literal) => {
         lines!(
             pair!($w 0),
-            both!($columns $n 3 2), products!($columns),
-            both!($columns $n 3 1), products!($columns),
-            both!($columns $n 3 0), products!($columns)
+            both!($columns 3 2), products!($columns),
+            both!($columns 3 1), products!($columns),
+            both!($columns 3 0), products!($columns)
         )
     };
-    ($columns:tt $n:literal 3 2 of $w:literal) => {
+    ($columns:tt 3 2 of $w:literal) => {
         lines!(
-            half!($columns $n 3 1 of $w),
+            half!($columns 3 1 of $w),
             pair!($w 1), products!($columns),
-            both!($columns $n 3 1), products!($columns)
+            both!($columns 3 1), products!($columns)
         )
     };
-    ($columns:tt $n:literal 3 3) => {
-        lines!(half!($columns $n 3 2 of 3), pair!(3 2), both!($columns $n 3 0), products!($columns))
+    ($columns:tt 3 3) => {
+        lines!(half!($columns 3 2 of 3), pair!(3 2), both!($columns 3 0), products!($columns))
     };
-    ($columns:tt $n:literal 3 $w:tt) => { half!($columns $n 3 $w of $w) };
+    ($columns:tt 3 $w:tt) => { half!($columns 3 $w of $w) };
 }
 
 /// Before some of the halves of steps of [`Tiles::again`], by the parts of activations: a tile is stored for nobody. The way out of the tiles falls
@@ -406,13 +422,13 @@ macro_rules! stay_awake {
 
 /// The whole of [`Tiles::again`].
 macro_rules! again {
-    ($columns:tt $n:tt $a:tt $w:tt) => {
+    ($columns:tt $a:tt $w:tt) => {
         concat!(
             start!("{sums}" 32 $columns),
             "2:\n",
             stay_awake!($a),
-            half!($columns $n $a $w),
-            "add {a}, 1024*", $n, "*", $a, "\n",
+            half!($columns $a $w),
+            "add {a}, 2048*", $a, "\n",
             "add {i}, 1024*", $w, "\n",
             "add {j}, 1024*", $w, "\n",
             "dec {steps}\njnz 2b\n",
@@ -487,19 +503,23 @@ impl Tiles {
                 }
             };
         }
-        match (a.tiles, split, W::DTYPE) {
-            (1, Split::Whole, DType::F16) => run!(1 Whole F16 3 2 2),
-            (1, Split::Whole, DType::BF16) => run!(1 Whole BF16 3 1 2),
-            (1, Split::Whole, DType::F32) => run!(1 Whole F32 3 3 4),
-            (1, Split::Nearest, DType::F16) => run!(1 Nearest F16 1 1 2),
-            (1, Split::Nearest, DType::BF16) => run!(1 Nearest BF16 1 1 2),
-            (1, Split::Nearest, DType::F32) => run!(1 Nearest F32 1 1 4),
-            (_, Split::Whole, DType::F16) => run!(2 Whole F16 3 2 2),
-            (_, Split::Whole, DType::BF16) => run!(2 Whole BF16 3 1 2),
-            (_, Split::Whole, DType::F32) => run!(2 Whole F32 3 3 4),
-            (_, Split::Nearest, DType::F16) => run!(2 Nearest F16 1 1 2),
-            (_, Split::Nearest, DType::BF16) => run!(2 Nearest BF16 1 1 2),
-            (_, Split::Nearest, DType::F32) => run!(2 Nearest F32 1 1 4),
+        macro_rules! columns {
+            ($($how:tt)*) => {
+                match a.tiles {
+                    1 => run!(1 $($how)*),
+                    2 => run!(2 $($how)*),
+                    3 => run!(3 $($how)*),
+                    _ => run!(4 $($how)*),
+                }
+            };
+        }
+        match (split, W::DTYPE) {
+            (Split::Whole, DType::F16) => columns!(Whole F16 3 2 2),
+            (Split::Whole, DType::BF16) => columns!(Whole BF16 3 1 2),
+            (Split::Whole, DType::F32) => columns!(Whole F32 3 3 4),
+            (Split::Nearest, DType::F16) => columns!(Nearest F16 1 1 2),
+            (Split::Nearest, DType::BF16) => columns!(Nearest BF16 1 1 2),
+            (Split::Nearest, DType::F32) => columns!(Nearest F32 1 1 4),
         }
     }
 
@@ -521,8 +541,9 @@ impl Tiles {
         assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
         assert!(needed * split.activations() * a.tiles <= a.words.len(), "{steps} steps of activations");
         assert!(
-            (1..=3).contains(&parts) && columns <= a.tiles && a.tiles <= 2,
-            "{columns} columns, {parts} parts"
+            (1..=3).contains(&parts) && columns <= a.tiles && a.tiles == 2,
+            "{columns} columns of {}, {parts} parts",
+            a.tiles
         );
         let Sums { first, stride, start } = sums;
         let width = self.check_width(columns);
@@ -555,19 +576,15 @@ impl Tiles {
                 }
             };
         }
-        match (columns, a.tiles, split, parts) {
-            (1, 1, Split::Whole, 1) => run!(1 1 3 1),
-            (1, 1, Split::Whole, 2) => run!(1 1 3 2),
-            (1, 1, Split::Whole, _) => run!(1 1 3 3),
-            (1, 1, Split::Nearest, _) => run!(1 1 1 1),
-            (1, _, Split::Whole, 1) => run!(1 2 3 1),
-            (1, _, Split::Whole, 2) => run!(1 2 3 2),
-            (1, _, Split::Whole, _) => run!(1 2 3 3),
-            (1, _, Split::Nearest, _) => run!(1 2 1 1),
-            (_, _, Split::Whole, 1) => run!(2 2 3 1),
-            (_, _, Split::Whole, 2) => run!(2 2 3 2),
-            (_, _, Split::Whole, _) => run!(2 2 3 3),
-            (_, _, Split::Nearest, _) => run!(2 2 1 1),
+        match (columns, split, parts) {
+            (1, Split::Whole, 1) => run!(1 3 1),
+            (1, Split::Whole, 2) => run!(1 3 2),
+            (1, Split::Whole, _) => run!(1 3 3),
+            (1, Split::Nearest, _) => run!(1 1 1),
+            (_, Split::Whole, 1) => run!(2 3 1),
+            (_, Split::Whole, 2) => run!(2 3 2),
+            (_, Split::Whole, _) => run!(2 3 3),
+            (_, Split::Nearest, _) => run!(2 1 1),
         }
     }
 
@@ -578,7 +595,10 @@ impl Tiles {
     #[inline(always)]
     fn check_width(&self, tiles: usize) -> usize {
         let width = self.across() / 4;
-        assert!(tiles == 1 && width > 0 || tiles == 2 && width == TILE, "{tiles} tiles of {width}");
+        assert!(
+            tiles == 1 && width > 0 || (2..=4).contains(&tiles) && width == TILE,
+            "{tiles} tiles of {width}"
+        );
         tiles * width
     }
 }
