@@ -44,8 +44,8 @@ class Engine:
         self.options = ("--model", path, "--precision", precision, "--threads", threads, "--json")
 
     def measure(self, works: list[str], repeats: int) -> list[dict]:
-        """`bench` per batch. What it has no name for, g64, is the time of its two parts; its decoding starts after 64
-        tokens, not 32, which costs a little."""
+        """`bench` per batch. What it has no name for, g64, is the time of its two parts; its decoding starts after the prompt, of which
+        64 tokens count at most."""
 
         def bench(batch, prompt, new):
             shape = ("--batch-sizes", batch, "--prompt-tokens", prompt, "--new-tokens", new, "--repeats", repeats)

@@ -6,7 +6,7 @@ use pythia_model::{Cache, Config, Model, Sequence, Workspace};
 use pythia_tensor::Crew;
 use std::time::Instant;
 
-/// The tokens before those that decoding is measured on.
+/// The tokens of the prompt that come before those that decoding is measured on, at most.
 const BEFORE: usize = 64;
 
 /// What is measured.
@@ -47,28 +47,33 @@ impl Case {
     /// Whether the model's context is long enough.
     pub(super) fn check(self, model: &Model) -> Result<()> {
         model.cache(self.prompt_tokens)?;
-        model.cache(BEFORE.saturating_add(self.new_tokens))?;
+        model.cache(self.before().saturating_add(self.new_tokens))?;
         Ok(())
+    }
+
+    /// The tokens before those that decoding is measured on.
+    fn before(self) -> usize {
+        self.prompt_tokens.min(BEFORE)
     }
 }
 
 /// Measures a case.
 pub(super) fn measure(case: Case, model: &Model, crew: &Crew<'_>) -> Result<Measured> {
     let (config, mut workspace) = (model.config(), Workspace::new());
-    let (prompt, new) = (case.prompt_tokens, case.new_tokens);
+    let (prompt, before, new) = (case.prompt_tokens, case.before(), case.new_tokens);
     let caches = |tokens| (0..case.batch_size).map(|_| model.cache(tokens)).collect::<Result<Vec<_>, _>>();
-    let (mut prompts, mut texts) = (caches(prompt)?, caches(BEFORE.saturating_add(new))?);
-    let ids = ids(config, prompt.max(BEFORE));
+    let (mut prompts, mut texts) = (caches(prompt)?, caches(before.saturating_add(new))?);
+    let ids = ids(config, prompt);
     let mut forward = |ids: &[u32], caches: &mut [Cache]| {
         let mut batch: Vec<_> = caches.iter_mut().map(|cache| Sequence::last(ids, cache)).collect();
         model.forward(crew, &mut batch, &mut workspace).map(|_| ())
     };
 
     // Its prompt brings the weights into memory.
-    forward(&ids[..BEFORE], &mut texts)?;
+    forward(&ids[..before], &mut texts)?;
     let peaks = Peaks::measure(crew, model.precision());
     let decode = seconds(case.repeats, || {
-        texts.iter_mut().for_each(|cache| cache.truncate(BEFORE));
+        texts.iter_mut().for_each(|cache| cache.truncate(before));
         Ok((0..new).try_for_each(|_| forward(&ids[..1], &mut texts))?)
     })?;
     let prefill = seconds(case.repeats, || {
@@ -76,7 +81,7 @@ pub(super) fn measure(case: Case, model: &Model, crew: &Crew<'_>) -> Result<Meas
         Ok(forward(&ids[..prompt], &mut prompts)?)
     })?;
 
-    let token = limit::decode(model, case.batch_size, BEFORE as f64 + new as f64 / 2.0);
+    let token = limit::decode(model, case.batch_size, before as f64 + new as f64 / 2.0);
     let tokens = Needs { flops: token.flops * new as f64, bytes: token.bytes * new as f64 };
     Ok(Measured {
         peaks,

@@ -10,21 +10,22 @@
 //!
 //! ```text
 //! for each 256 columns of the output:
-//!     for each 1024 elements of K:
+//!     for each 1024 elements of K, or a little fewer:
 //!         for each unit of activations, of 32 rows:
 //!             for each 16 rows of weights: sums +=        the first time they are turned into bf16 numbers as well
 //!             the epilogue, after the last
 //! ```
 //!
-//! One or two units of activations go with all of K, and turn the weights for themselves, of as many columns as stay in the
-//! second-level cache.
+//! Up to 64 rows of activations are a single unit, of one to four tiles. Weights go by once, over as much of K as the second-level cache
+//! holds of the activations.
 //!
 //! The rows of weights that are multiplied together lie far apart, so that each is a long stream through memory, which the
 //! machine's own prefetching follows; the rows after them are the next to be multiplied.
 //!
 //! An output is summed in an order that only K decides, so that a row's bits are the same in any company. Of random numbers, sums differ
-//! from the true ones by 1.6e-7 of them with K = 1024 (`f32` multiply-adds of AVX-512 by 1.6e-7, of AVX2 by 2.1e-7, portable 2.9e-7), and
-//! with K = 4096 by 3.4e-7 (2.1e-7, 2.9e-7, 4.2e-7).
+//! from the true ones by 2.3e-7 of them with K = 1024 (`f32` multiply-adds of AVX-512 by 1.6e-7, of AVX2 by 2.1e-7, portable 2.9e-7), and
+//! with K = 4096 by 4.6e-7 (2.1e-7, 2.9e-7, 4.2e-7). Two sums, for the halves of a step, came to 1.6e-7 and 3.4e-7, but had to be carried to
+//! and from memory twice.
 //!
 //! Measured on two cores with AMX, C = 1024, the products of a layer in `exact`, as fractions of the peak of `f32` multiply-adds of the same
 //! run (460 GFLOP/s; the tiles' own is 7 TFLOP/s), medians of several runs (a shared machine: 0.03 means nothing):
@@ -45,26 +46,35 @@
 //! | this, blocks of K of 512 instead of 1024 | 1.21-1.26 |
 //! | this, 512 columns together; both | 1.20; 1.24-1.25 |
 //!
-//! | 64 rows | fraction |
-//! |---|---|
-//! | the second unit multiplied with kept weights | 0.82-0.92 |
-//! | weights turned again for it, as now | 1.15 |
+//! On a third day, in `exact` as before, in bf16 as fractions of the tiles' peak:
 //!
-//! | rows | 1 | 5 | 8 | 16 | 32 | 64 |
+//! | rows | 32 | 48 | 64 | 512 |
+//! |---|---|---|---|---|
+//! | sums of their own for the halves of a step; 33 to 64 rows as two units, one after the other | 0.98 | | 1.17 | 1.24 |
+//! | one sum | 1.03 | 0.94 | 1.24 | 1.34 |
+//! | three or four tiles of activations together | | 1.20 | 1.19 | |
+//! | these packed by all threads (this) | 1.20 | | 1.30-1.43 | 1.29-1.35 |
+//! | with K = 8192, all of it at once: 0.75; by parts that the cache holds (this): 1.17 | | | | |
+//! | in bf16: halves; one sum; this | 0.092; 0.092; 0.10 | -; 0.092; 0.12 | 0.12; 0.11; 0.147 | 0.20; 0.217; 0.217 |
+//!
+//! | rows, from memory | 1 | 5 | 8 | 16 | 32 | 64 |
 //! |---|---|---|---|---|---|---|
 //! | `f32` | 0.063 | 0.29 | 0.36 | 0.45 | 0.45 | 0.46 |
-//! | this | 0.057 | 0.24 | 0.39 | 0.69 | 0.86 | 0.83; now 1.15 |
+//! | this | 0.057 | 0.24 | 0.38 | 0.71 | 1.20 | 1.30-1.43 |
+//!
+//! With 64 rows, weights kept as bf16 numbers for a second unit were slower than turned again for it (0.93 instead of 1.23).
 //!
 //! What is read from the second-level cache is the limit of many rows: from the first, the tiles run at 0.8 of their peak, here at 0.45.
 //!
 //! One row is held up by the turning of weights into bf16 numbers: from the caches 1 KB of weights takes 52 ns, of which the vector units
-//! alone would need 26 and the tiles alone 21, but they share the ports that load; from memory a core's share is 61 ns. For one row, two
-//! tiles of sums for the two halves of a step and turning two rows after each product brought 0.03 each; 32 rows instead of 16, turned
-//! before they are multiplied, 0.7 of the speed; neighbouring rows 0.9; groups one by one instead of one after another without a pause
+//! alone would need 26 and the tiles alone 21, but they share the ports that load; from memory a core's share is 61 ns. For one row,
+//! turning two rows after each product brought 0.03; 32 rows instead of 16, turned
+//! before they are multiplied, 0.7 of the speed; neighbouring rows 0.9, and 0.75 with all of the next sixteen asked for in the order of memory (from
+//! the caches 1.1): a core's own requests are too few; groups one by one instead of one after another without a pause
 //! 0.92; asking 1024 bytes ahead instead of 512, 0.96. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98
 //! in `exact`.
 //!
-//! In bf16, 512 rows run at 0.19-0.2 of the tiles' peak, as with weights packed as second operands, and 64 rows 1.25 times as fast.
+//! Asking for the places of the results before they are finished made no difference.
 
 use crate::kernels::rows::{Epilogue, epilogue};
 use crate::simd::amx::split::{Columns, HALF, STEP, Split, Sums};
