@@ -23,7 +23,7 @@ use std::path::Path;
 measurement is the time that its operations take at the peak of the precision's arithmetic (fused multiply-adds in f32, \
 products of bf16, of integers) or its bytes at the read bandwidth, whichever is longer; both are measured with the same \
 threads just before. Speeds are medians, and ± is half of what lies \
-between the slowest and the fastest. Decoding starts after prompts of 64 tokens."
+between the slowest and the fastest. Decoding starts after the prompt, of which 64 tokens count at most."
 )]
 pub(crate) struct Args {
     /// Tokens of each prompt; several lengths with commas between
