@@ -51,7 +51,7 @@ fn ids_outside_the_vocabulary_are_refused() {
     }
 }
 
-/// Room is what was asked for, though memory comes in blocks of 64 positions.
+/// Room is what was asked for, though memory comes in pages of 16 positions.
 #[test]
 fn a_cache_that_is_too_small_is_refused() {
     let (model, message) = (model(), "the cache has room for 10 tokens, not for 11");

@@ -64,7 +64,7 @@ pub fn attention<'c>(
 /// `bounds[i]..bounds[i + 1]`, at most 32, and `sequence(i)` gives its cache, which no other has, and the position of its first
 /// row.
 ///
-/// Each task writes the keys and values of its sequence and head before it reads them: one region less for each layer, and the
+/// Each task writes the keys and values of a head of its sequence, or of several, before it reads them: one region less for each layer, and the
 /// lines that a thread writes are those that it reads next.
 ///
 /// # Panics

@@ -219,10 +219,10 @@ fn a_prefix_of_another_shape() {
 }
 
 #[test]
-#[should_panic(expected = "65 positions")]
+#[should_panic(expected = "17 positions")]
 fn a_prefix_without_room() {
     let (_, mut cache, _) = attended(3);
-    cache.copy_prefix(&KeyValues::new(2, 4, 200), 65);
+    cache.copy_prefix(&KeyValues::new(2, 4, 200), 17);
 }
 
 #[test]

@@ -197,8 +197,8 @@ fn page_len(dim: usize, numbers: usize) -> usize {
     keys_len(dim, numbers) + STRIP * padded(dim)
 }
 
-/// How far ahead a single query asks for its keys and values, in pages: where two strips of keys are read side by side, and then a page's
-/// values, that is what will be read next.
+/// How far ahead a single query asks for its keys and values, in pages: the next may be read at the same time, as two strips of keys are side by
+/// side.
 const AHEAD: usize = 2;
 
 /// One head's part of [`KeyValues`].

@@ -216,7 +216,8 @@ fn check_company<W: Element>(isa: Isa, rounded: bool, [m, n, k]: [usize; 3], see
         let part = run_tiled(isa, rounded, Mat::new(&a[..rows * k], k), &w, [1024, n]);
         assert!(part.unwrap()[..] == all[..rows * n], "{} {rows} rows of {m}x{n}x{k}", W::DTYPE);
     }
-    let cut = run_tiled(isa, rounded, Mat::new(&a, k), &w, [64, 32]);
+    let unit = Tiled::of(isa, rounded, m).expect("it has tiles").unit_rows();
+    let cut = run_tiled(isa, rounded, Mat::new(&a, k), &w, [unit, 32]);
     assert!(cut.unwrap() == all, "{} {m}x{n}x{k} cut into tiles", W::DTYPE);
     let last = run_tiled(isa, rounded, Mat::new(&a[(m - 1) * k..], k), &w[(n - 1) * k..], [64, 1]);
     assert_eq!(last.unwrap()[0], all[m * n - 1], "{} the last of {m}x{n}x{k}", W::DTYPE);
@@ -285,7 +286,7 @@ proptest! {
 #[cfg(target_arch = "x86_64")]
 fn tiles_of_a_short_last_block_match_the_reference() {
     for &isa in Isa::available() {
-        check_tiled::<f16>(isa, false, [97, 53, 2088], 7);
+        check_tiled::<f16>(isa, false, [97, 53, 2152], 7);
         check_tiled::<f16>(isa, false, [70, 300, 1088], 7);
     }
 }

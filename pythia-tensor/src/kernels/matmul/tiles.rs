@@ -93,7 +93,7 @@ const STEPS: usize = 16;
 /// Rows of activations that are multiplied together where there are many.
 const ROWS: usize = 2 * TILE;
 
-/// Rows of activations that are multiplied together where there are no more: with all of K.
+/// Rows of activations that are multiplied together where there are no more: with as much of K as stays in the cache.
 const FEW: usize = 4 * TILE;
 
 /// Bytes of activations that stay in the second-level cache while weights go by.

@@ -410,8 +410,7 @@ macro_rules! half {
     ($columns:tt 3 $w:tt) => { half!($columns 3 $w of $w) };
 }
 
-/// Before some of the halves of steps of [`Tiles::again`], by the parts of activations: a tile is stored for nobody. The way out of the tiles falls
-/// asleep after half a microsecond without a store, and the next one then waits 0.3 microseconds for it.
+/// [`Tiles::stay_awake`] before some of the halves of steps of [`Tiles::again`], by the parts of activations.
 macro_rules! stay_awake {
     (1) => { stay_awake!(every "8") };
     (3) => { stay_awake!(every "2") };
