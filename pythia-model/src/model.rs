@@ -281,7 +281,7 @@ impl Model {
             self.attention(crew, l, batch, ws);
         }
         self.tap_heads(taps, at(At::Z), &mut ws.z);
-        ws.attn_out.resize(ws.x.len(), 0.0);
+        ws.attn_out.resize(ws.x.len());
         let attn = self.linear(&layer.attention_dense, &ws.z, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.attn_out, c), attn);
         tap(taps, at(At::AttnOut), &mut ws.attn_out, c);
@@ -298,7 +298,7 @@ impl Model {
         tap(taps, at(At::MlpPre), &mut ws.neurons, n);
         ops::gelu(crew, MatMut::new(&mut ws.neurons, n), self.config.hidden_act);
         tap(taps, at(At::MlpPost), &mut ws.neurons, n);
-        ws.mlp_out.resize(ws.x.len(), 0.0);
+        ws.mlp_out.resize(ws.x.len());
         let mlp = self.linear(&layer.dense_4h_to_h, &ws.neurons, Then::Store);
         ops::matmul(crew, MatMut::new(&mut ws.mlp_out, c), mlp);
         tap(taps, at(At::MlpOut), &mut ws.mlp_out, c);

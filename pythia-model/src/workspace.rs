@@ -1,6 +1,7 @@
 //! [`Workspace`]: every activation of a forward pass, kept from pass to pass.
 
 use crate::{Config, Sequence};
+use pythia_tensor::Floats;
 
 /// The memory of forward passes. It grows to the largest batch it has seen; after that a pass allocates nothing for
 /// its activations.
@@ -9,24 +10,24 @@ pub struct Workspace {
     /// The new tokens of all sequences, end to end, `[T]`.
     pub(crate) ids: Vec<u32>,
     /// The residual stream, `[T, C]`.
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Floats,
     /// What attention reads, `[T, C]`; after the last layer, what the unembedding reads.
-    pub(crate) ln1: Vec<f32>,
+    pub(crate) ln1: Floats,
     /// What the MLP reads, `[T, C]`.
-    pub(crate) ln2: Vec<f32>,
+    pub(crate) ln2: Floats,
     /// `[T, 3 C]`, rows `[head][q, k, v][D]`.
-    pub(crate) qkv: Vec<f32>,
+    pub(crate) qkv: Floats,
     /// The heads' mixes of values, `[T, C]`.
-    pub(crate) z: Vec<f32>,
+    pub(crate) z: Floats,
     /// The MLP's neurons, `[T, intermediate_size]`.
-    pub(crate) neurons: Vec<f32>,
+    pub(crate) neurons: Floats,
     /// What attention and the MLP add to the residual stream, `[T, C]` each, where they are computed apart.
-    pub(crate) attn_out: Vec<f32>,
-    pub(crate) mlp_out: Vec<f32>,
+    pub(crate) attn_out: Floats,
+    pub(crate) mlp_out: Floats,
     /// The rows whose logits are wanted, `[R, C]`.
-    pub(crate) picked: Vec<f32>,
+    pub(crate) picked: Floats,
     /// `[R, V]`.
-    pub(crate) logits: Vec<f32>,
+    pub(crate) logits: Floats,
     /// Attention's blocks of rows, each of one sequence: where they end and begin.
     pub(crate) blocks: Vec<usize>,
     /// For each block, its sequence and the position of its first row.
@@ -67,7 +68,7 @@ impl Workspace {
             (&mut self.picked, wanted * c),
             (&mut self.logits, wanted * config.vocab_size),
         ] {
-            buffer.resize(len, 0.0);
+            buffer.resize(len);
         }
     }
 }

@@ -28,6 +28,7 @@
 mod dtype;
 mod error;
 mod kernels;
+mod memory;
 pub mod ops;
 pub mod peak;
 mod quantized;
@@ -54,6 +55,7 @@ pub use kernels::attention::KeyValues;
 pub use kernels::difference::Difference;
 pub use kernels::rotary::Rotary;
 pub use kernels::rows::Gelu;
+pub use memory::Floats;
 pub use quantized::{Bits, Quantized};
 pub use simd::Isa;
 pub use team::{Crew, Mat, MatMut, Team, Tile, Tiles};

@@ -25,7 +25,7 @@
 
 mod fit;
 
-use crate::tensor::Lines;
+use crate::memory::Lines;
 use crate::{Crew, Error, MatMut, SharedBytes, Tensor, Tile, Tiles};
 use std::fmt;
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! [`Tensor`]: a shape over bytes that are owned or shared, for instance a slice of a mapped file.
 
 use crate::dtype::with_element;
+use crate::memory::Lines;
 use crate::{DType, Element, Error};
 use std::fmt;
 use std::ops::Range;
@@ -25,46 +26,6 @@ pub struct Tensor {
     shape: Vec<usize>,
     bytes: SharedBytes,
     range: Range<usize>,
-}
-
-/// The unit of owned storage: one cache line, so that owned tensors start at multiples of 64 bytes.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// Owned bytes that start at a multiple of 64.
-#[derive(Default)]
-pub(crate) struct Lines(Vec<Line>);
-
-impl Lines {
-    /// At least `len` zeros.
-    pub(crate) fn new(len: usize) -> Self {
-        Self(vec![Line([0; 64]); len.div_ceil(64)])
-    }
-
-    /// The first `len` bytes, which come into being as zeros.
-    pub(crate) fn at_least(&mut self, len: usize) -> &mut [u8] {
-        if self.0.len() < len.div_ceil(64) {
-            self.0.resize(len.div_ceil(64), Line([0; 64]));
-        }
-        self.bytes_mut(len)
-    }
-
-    /// The first `len` words, which come into being as zeros.
-    pub(crate) fn floats(&mut self, len: usize) -> &mut [f32] {
-        bytemuck::cast_slice_mut(self.at_least(len * size_of::<f32>()))
-    }
-
-    /// The first `len` bytes.
-    pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
-    }
-}
-
-impl AsRef<[u8]> for Lines {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
 }
 
 fn byte_len(dtype: DType, shape: &[usize]) -> Result<usize, Error> {
@@ -250,7 +211,7 @@ mod tests {
 
     #[test]
     fn wrong_lengths_types_and_alignments_are_errors() {
-        let shared: SharedBytes = Arc::new(Lines(vec![Line([0; 64])]));
+        let shared: SharedBytes = Arc::new(Lines::new(64));
         let make = |range, dtype, shape: &[usize]| Tensor::from_shared(shared.clone(), range, dtype, shape);
         assert!(make(0..64, DType::F32, &[4, 4]).is_ok());
         assert!(matches!(

@@ -68,12 +68,12 @@ mod streams;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+use crate::memory::Lines;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized};
 use crate::simd::int8::{Expand, Int8, stamp_int8};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Amx, int8::Vnni};
 use crate::simd::{Arithmetic, Simd};
-use crate::tensor::Lines;
 use crate::{Isa, Mat};
 use rounded::inverse;
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};

@@ -5,7 +5,7 @@ use crate::kernels::matmul::{Packed, Panels};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::matmul::{Tiled, round_row};
 use crate::kernels::quantized::{Form, Rounded, round_activations};
-use crate::tensor::Lines;
+use crate::memory::Lines;
 use crate::{Bits, Crew, Isa, Mat, MatMut, Tile, Tiles};
 use std::ops::Range;
 

@@ -7,7 +7,7 @@ use crate::kernels::matmul::{self, COLUMNS, FEW, Panels, linear};
 use crate::kernels::matmul::{PANEL, Tiled, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
-use crate::tensor::Lines;
+use crate::memory::Lines;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
 

@@ -27,8 +27,8 @@
 
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
+use crate::memory::Lines;
 use crate::simd::{Arithmetic, Avx512, Pairs, Part, Product, Simd, outline};
-use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
 use std::marker::PhantomData;

@@ -44,8 +44,8 @@
 
 use super::KC;
 use crate::kernels::rows::{Epilogue, epilogue};
+use crate::memory::Lines;
 use crate::simd::{Simd, stamp};
-use crate::tensor::Lines;
 use crate::{Element, Isa, Mat, Tile};
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! Products against their plain twin, and a row's bits in any company.
 
 use super::*;
-use crate::tensor::Lines;
+use crate::memory::Lines;
 use crate::{Isa, MatMut, Team, Tiles};
 use half::{bf16, f16};
 use proptest::prelude::*;

@@ -77,10 +77,10 @@
 //! Asking for the places of the results before they are finished made no difference.
 
 use crate::kernels::rows::{Epilogue, epilogue};
+use crate::memory::Lines;
 use crate::simd::amx::split::{Columns, HALF, STEP, Split, Sums};
 use crate::simd::amx::{Start, TILE, Tiles};
 use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Simd};
-use crate::tensor::Lines;
 use crate::{DType, Element, Isa, Mat, Tile};
 use std::ops::Range;
 

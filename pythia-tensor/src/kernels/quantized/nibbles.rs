@@ -28,10 +28,10 @@
 use super::rounded::scale;
 use super::streams::few_rows;
 use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
+use crate::memory::Lines;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::int8::Nibbles;
 use crate::simd::{Arithmetic, Simd};
-use crate::tensor::Lines;
 
 /// 32-bit words before the codes of a block of activations: the scale, and for every two groups minus the sums of their codes, in
 /// 16 bits each.

@@ -17,11 +17,11 @@
 //! the second at half of it. Storing a block's sums after four steps costs as much again.
 
 use super::{Bytes, COLS, Panels, Rounded};
+use crate::memory::Lines;
 use crate::quantized::{BLOCK, GROUP, PANEL};
 use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE};
 use crate::simd::int8::{Int8, Vnni};
 use crate::simd::{Amx, Arithmetic, Simd};
-use crate::tensor::Lines;
 
 // A panel is a tile wide, and a block of whole steps.
 const _: () = assert!(PANEL == TILE && BLOCK.is_multiple_of(LINE) && PANELS.is_multiple_of(2));
