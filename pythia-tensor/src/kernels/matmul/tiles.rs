@@ -369,17 +369,23 @@ fn finish(
 ) {
     let (before, stride) = (cols.start - out.cols().start, tiled.tiles * tiled.width);
     let whole = cols.len() / TILE;
-    // Where the sums of a column are: groups take every so many.
+    // Where the sums of a column are: groups take every so many. And where those of the next one are, without dividing.
     let place = |c: usize| if c < whole * TILE { c % whole * TILE + c / whole } else { c };
+    let next = |place: usize| match place {
+        _ if place >= whole * TILE => place + 1,
+        _ if place + TILE < whole * TILE => place + TILE,
+        _ => place + TILE + 1 - whole * TILE,
+    };
     for n in (0..cols.len()).step_by(FINISHED) {
         let part = n..cols.len().min(n + FINISHED);
         for c in part.clone().step_by(TILE) {
             for (tile, finished) in
                 finished.chunks_exact_mut(TILE * FINISHED).take(rows.len().div_ceil(TILE)).enumerate()
             {
-                let mut columns = [s.zero(); TILE];
-                for i in 0..TILE {
-                    columns[i] = s.load_part(&sums[place(c + i) * stride + tile * TILE..][..tiled.width]);
+                let (mut columns, mut place) = ([s.zero(); TILE], place(c));
+                for column in &mut columns {
+                    *column = s.load_part(&sums[place * stride + tile * TILE..][..tiled.width]);
+                    place = next(place);
                 }
                 for (row, finished) in
                     s.transpose(columns).into_iter().zip(finished.chunks_exact_mut(FINISHED))
