@@ -226,7 +226,7 @@ fn linear<W: Element>(
     let kept = if few { slot(split, W::DTYPE) * 2 } else { COLUMNS / TILE * group_len };
     let copied = TILE * block_len * STEP * size_of::<W>() / size_of::<f32>();
     let (room, copy) = room.floats(kept + copied).split_at_mut(kept);
-    // From one column's sums to the next one's: those of a unit. They wait for the next block of K, if there is one.
+    // From one column's sums to the next one's: those of a unit, in the columns' order. They wait for the next block of K, if there is one.
     let stride = count * width;
     let len = columns.next_multiple_of(TILE) * stride;
     let waiting = if all > block_len { rows.len().div_ceil(unit_rows) } else { 1 };
@@ -235,7 +235,7 @@ fn linear<W: Element>(
     tiles.shape_columns(width);
     for n0 in cols.clone().step_by(columns) {
         let n1 = cols.end.min(n0 + columns);
-        let (w, groups) = (&w[n0 * k..n1 * k], (n1 - n0).div_ceil(TILE));
+        let w = &w[n0 * k..n1 * k];
         for block in (0..all).step_by(block_len).map(|start| start..all.min(start + block_len)) {
             let start = if block.start == 0 { Start::Zero } else { Start::Sums };
             for (unit, first) in rows.clone().step_by(unit_rows).enumerate() {
@@ -243,14 +243,14 @@ fn linear<W: Element>(
                 let words = &a[unit * unit_len..][block.start * 2 * tiled.half_len()..];
                 let a = Columns { words, tiles: count };
                 let sums = &mut sums[unit % waiting * len..][..len];
-                let places = Sums { first: sums, stride, start };
+                let of_unit = UnitSums { columns: sums, stride, start };
                 if unit == 0 {
                     let room = (&mut *room, if few { 0 } else { group_len });
-                    stream(&tiles, split, a, (w, k), block.clone(), room, copy, places);
+                    stream(&tiles, split, a, (w, k), block.clone(), room, copy, of_unit);
                 } else {
                     let used = rows.len().div_ceil(TILE);
-                    let (w, size) = ((&*room, group_len), (groups, block.len()));
-                    again(&tiles, split, (a, used), w, split.parts(W::DTYPE), size, places);
+                    let w = (&*room, group_len, split.parts(W::DTYPE));
+                    again(&tiles, split, (a, used), w, (n1 - n0, block.len()), of_unit);
                 }
                 if block.end == all {
                     finish(s, tiled, sums, then.slice(n0..n1), (rows, n0..n1), out, finished);
@@ -259,6 +259,24 @@ fn linear<W: Element>(
         }
     }
 }
+
+/// The sums of a unit of activations: those of a column of the output, which is a row of weights, `stride` after those of the one before.
+struct UnitSums<'a> {
+    columns: &'a mut [f32],
+    stride: usize,
+    start: Start,
+}
+
+impl UnitSums<'_> {
+    /// Those of a group of rows of weights, and of the next one: `apart` groups take every so many rows, and a last one the rest.
+    fn of(&mut self, group: usize, apart: usize) -> Sums<'_> {
+        let Self { stride, start, .. } = *self;
+        let (first, step) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
+        let first = &mut self.columns[first * stride..];
+        Sums { first, from_row: step * stride, from_group: stride, start }
+    }
+}
+
 /// Words of a step of a group of rows of weights, as bf16 numbers.
 const fn slot(split: Split, dtype: DType) -> usize {
     2 * split.parts(dtype) * HALF
@@ -275,9 +293,8 @@ fn stream<W: Element>(
     block: Range<usize>,
     (room, group_len): (&mut [f32], usize),
     copy: &mut [f32],
-    sums: Sums<'_>,
+    mut sums: UnitSums<'_>,
 ) {
-    let Sums { first, stride, start } = sums;
     let (rows, steps, from) = (w.len() / k, block.len(), block.start * STEP);
     let (apart, groups) = (rows / TILE, rows.div_ceil(TILE));
     // Groups that lie in whole steps.
@@ -285,27 +302,26 @@ fn stream<W: Element>(
     let len = if group_len == 0 { room.len() } else { group_len };
     if group_len == 0 && whole > 0 && steps * STEP == k {
         // All groups without a pause.
-        tiles.stream(split, a, (w, apart * k), (whole, steps), room, Sums { first, stride, start });
+        tiles.stream(split, a, (w, apart * k), (whole, steps), room, sums.of(0, apart));
     } else {
         for group in 0..whole {
-            let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
             let room = &mut room[group * group_len..][..len];
-            tiles.stream(split, a, (&w[group * k + from..], apart * k), (1, steps), room, sums);
+            let w = &w[group * k + from..];
+            tiles.stream(split, a, (w, apart * k), (1, steps), room, sums.of(group, apart));
         }
     }
     for group in whole..groups {
         // Of fewer rows, or less than whole steps: with zeros.
         copy.fill(0.0);
-        let (first_row, apart) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
+        let (first_row, step) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
         let copied: &mut [W] = &mut bytemuck::cast_slice_mut(copy)[..TILE * steps * STEP];
-        let row = w.chunks_exact(k).skip(first_row).step_by(apart);
+        let row = w.chunks_exact(k).skip(first_row).step_by(step);
         for (row, copied) in row.zip(copied.chunks_exact_mut(steps * STEP)) {
             let row = &row[from..k.min(from + copied.len())];
             copied[..row.len()].copy_from_slice(row);
         }
-        let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
         let room = &mut room[group * group_len..][..len];
-        tiles.stream(split, a, (copied, steps * STEP), (1, steps), room, sums);
+        tiles.stream(split, a, (copied, steps * STEP), (1, steps), room, sums.of(group, apart));
     }
 }
 
@@ -314,18 +330,20 @@ fn again(
     tiles: &Tiles,
     split: Split,
     (a, used): (Columns<'_>, usize),
-    (w, group_len): (&[f32], usize),
-    parts: usize,
-    (groups, steps): (usize, usize),
-    sums: Sums<'_>,
+    (w, group_len, parts): (&[f32], usize, usize),
+    (rows, steps): (usize, usize),
+    mut sums: UnitSums<'_>,
 ) {
-    let Sums { first, stride, start } = sums;
-    for group in (0..groups).step_by(2) {
-        // The last group, if it is alone, is multiplied twice, with the same result.
-        let second = usize::from(group + 1 < groups);
+    let apart = rows / TILE;
+    let mut group = 0;
+    while group < rows.div_ceil(TILE) {
+        // A group that no other like it follows is multiplied twice, with the same result.
+        let second = usize::from(group + 1 < apart);
         let w = [0, second].map(|i| &w[(group + i) * group_len..]);
-        let sums = Sums { first: &mut first[group * TILE * stride..], stride, start };
-        tiles.again(split, (a, used), (w, parts), steps, sums, second * TILE * stride);
+        let mut sums = sums.of(group, apart);
+        sums.from_group *= second;
+        tiles.again(split, (a, used), (w, parts), steps, sums);
+        group += 1 + second;
     }
 }
 
@@ -368,24 +386,19 @@ fn finish(
     finished: &mut [f32],
 ) {
     let (before, stride) = (cols.start - out.cols().start, tiled.tiles * tiled.width);
-    let whole = cols.len() / TILE;
-    // Where the sums of a column are: groups take every so many. And where those of the next one are, without dividing.
-    let place = |c: usize| if c < whole * TILE { c % whole * TILE + c / whole } else { c };
-    let next = |place: usize| match place {
-        _ if place >= whole * TILE => place + 1,
-        _ if place + TILE < whole * TILE => place + TILE,
-        _ => place + TILE + 1 - whole * TILE,
-    };
+    if stride == 1 {
+        // A single row.
+        return epilogue(s, &sums[..cols.len()], then, &mut out.row_mut(rows.start)[before..][..cols.len()]);
+    }
     for n in (0..cols.len()).step_by(FINISHED) {
         let part = n..cols.len().min(n + FINISHED);
         for c in part.clone().step_by(TILE) {
             for (tile, finished) in
                 finished.chunks_exact_mut(TILE * FINISHED).take(rows.len().div_ceil(TILE)).enumerate()
             {
-                let (mut columns, mut place) = ([s.zero(); TILE], place(c));
-                for column in &mut columns {
-                    *column = s.load_part(&sums[place * stride + tile * TILE..][..tiled.width]);
-                    place = next(place);
+                let mut columns = [s.zero(); TILE];
+                for (i, column) in columns.iter_mut().enumerate() {
+                    *column = s.load_part(&sums[(c + i) * stride + tile * TILE..][..tiled.width]);
                 }
                 for (row, finished) in
                     s.transpose(columns).into_iter().zip(finished.chunks_exact_mut(FINISHED))

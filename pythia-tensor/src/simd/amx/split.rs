@@ -58,10 +58,11 @@ pub(crate) struct Columns<'a> {
     pub(crate) tiles: usize,
 }
 
-/// Sums: those of a row of weights `stride` after those of the one before.
+/// Sums: those of a row of weights so many after those of the one before, and those of a group of 16 rows after those of the one before.
 pub(crate) struct Sums<'a> {
     pub(crate) first: &'a mut [f32],
-    pub(crate) stride: usize,
+    pub(crate) from_row: usize,
+    pub(crate) from_group: usize,
     pub(crate) start: Start,
 }
 
@@ -438,7 +439,7 @@ macro_rules! again {
 
 impl Tiles {
     /// The sums of `groups` times 16 rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was (of a
-    /// single group), or zeros, and their products. Each further group begins where the rows of the one before end, and its sums come after the others. The
+    /// single group), or zeros, and their products. Each further group begins where the rows of the one before end. The
     /// weights as bf16 numbers are left in `room`, all steps of a single group if it is so large, or else, in turns, the last two. Asks for
     /// the weights that follow in each row.
     ///
@@ -452,7 +453,7 @@ impl Tiles {
         (w, stride): (&[W], usize),
         (groups, steps): (usize, usize),
         room: &mut [f32],
-        Sums { first, stride: from_row, start }: Sums<'_>,
+        Sums { first, from_row, from_group, start }: Sums<'_>,
     ) {
         let slot = 2 * split.parts(W::DTYPE) * HALF;
         assert!(groups > 0 && steps > 0, "{groups} groups of {steps} steps");
@@ -465,9 +466,8 @@ impl Tiles {
         let len = steps * 2 * split.activations() * a.tiles * HALF;
         assert!(len <= a.words.len(), "{steps} steps of activations");
         let width = self.check_width(a.tiles);
-        let needed = from_row.checked_mul(groups * TILE - 1).and_then(|start| start.checked_add(width));
-        assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of {groups} groups");
-        let mut plan = Plan { steps, groups, sums: 4 * TILE * from_row, activations: 4 * len };
+        check_sums(first, [(from_row, TILE), (from_group, groups)], width);
+        let mut plan = Plan { steps, groups, sums: 4 * from_group, activations: 4 * len };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
         let (slot, o) = (4 * slot, room.as_mut_ptr().cast::<u8>());
         let (i, advance) = if keep { (o.wrapping_sub(slot), 2 * slot) } else { (o.wrapping_add(slot), 0) };
@@ -522,8 +522,7 @@ impl Tiles {
         }
     }
 
-    /// The same for twice 16 rows of weights which are bf16 numbers already, in so many parts, and `columns` of the tiles. The sums of the
-    /// second 16 rows lie `below` after those of the first.
+    /// The same for two groups of rows of weights which are bf16 numbers already, in so many parts, and `columns` of the tiles.
     ///
     /// # Panics
     /// As [`Tiles::stream`].
@@ -533,8 +532,7 @@ impl Tiles {
         (a, columns): (Columns<'_>, usize),
         (w, parts): ([&[f32]; 2], usize),
         steps: usize,
-        sums: Sums<'_>,
-        below: usize,
+        Sums { first, from_row, from_group, start }: Sums<'_>,
     ) {
         let needed = 2 * steps * HALF;
         assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
@@ -544,11 +542,7 @@ impl Tiles {
             "{columns} columns of {}, {parts} parts",
             a.tiles
         );
-        let Sums { first, stride, start } = sums;
-        let width = self.check_width(columns);
-        let needed =
-            stride.checked_mul(TILE - 1).and_then(|start| start.checked_add(below)?.checked_add(width));
-        assert!(needed.is_some_and(|needed| needed <= first.len()), "sums of 16 rows");
+        check_sums(first, [(from_row, TILE), (from_group, 2)], self.check_width(columns));
         let c = first.as_mut_ptr();
         let mut nobody = Nobody(MaybeUninit::uninit());
         macro_rules! run {
@@ -566,8 +560,8 @@ impl Tiles {
                         nobody = in(reg) nobody.0.as_mut_ptr(),
                         sums = in(reg) usize::from(start == Start::Sums),
                         c = in(reg) c,
-                        d = in(reg) c.wrapping_add(below),
-                        stride = in(reg) 4 * stride,
+                        d = in(reg) c.wrapping_add(from_group),
+                        stride = in(reg) 4 * from_row,
                         out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                         out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                         options(nostack),
@@ -600,6 +594,14 @@ impl Tiles {
         );
         tiles * width
     }
+}
+
+/// Panics unless there are sums so many apart, in both directions, of so many columns each.
+#[inline(always)]
+fn check_sums(sums: &[f32], apart: [(usize, usize); 2], columns: usize) {
+    let needed =
+        apart.iter().try_fold(columns, |needed, (apart, n)| needed.checked_add(apart.checked_mul(n - 1)?));
+    assert!(needed.is_some_and(|needed| needed <= sums.len()), "{apart:?} sums of {columns} columns");
 }
 
 /// Which words go where for pairs `(i, 16 + i)`; and the upper halves of lanes.
