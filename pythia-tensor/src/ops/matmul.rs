@@ -80,8 +80,13 @@ const TILES: usize = 8;
 /// Tiles for each thread of few rows on machines with AMX: longer streams through memory.
 const FEW_TILES: usize = 4;
 
-/// Columns of a tile at most.
+/// The same for so many rows that what each tile reads anew, all activations, counts.
+const HALF_TILES: usize = 2;
+
+/// Columns of a tile at most; and of one of few rows on machines with AMX, which leaves less of itself in the caches.
 const COLS: usize = 768;
+#[cfg(target_arch = "x86_64")]
+const FEW_COLS: usize = 2048;
 
 /// Rows of a tile at most where a panel of weights is packed for it.
 const PANEL_ROWS: usize = 1024;
@@ -149,6 +154,10 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
     let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_tiles() && m <= Tiled::FEW {
+        return (rows, even.clamp(columns, FEW_COLS));
+    }
     (rows, even.clamp(columns, COLS))
 }
 
@@ -163,7 +172,11 @@ fn units(
     if isa.has_tiles() {
         // Wide tiles, if there is one for every thread.
         let wide = m > Tiled::FEW && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
-        let tiles = if m > Tiled::FEW { TILES } else { FEW_TILES };
+        let tiles = match m {
+            _ if m > Tiled::FEW => TILES,
+            _ if m > Tiled::ROWS / 2 => HALF_TILES,
+            _ => FEW_TILES,
+        };
         return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
     }
     let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));
