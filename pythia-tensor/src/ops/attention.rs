@@ -20,11 +20,11 @@ thread_local! {
 /// If the shapes do not fit or there is no room.
 pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
     cache.check(qkv, start);
-    let mut none = vec![0.0; cache.shape().0];
+    let (isa, mut none) = (crew.isa(), vec![0.0; cache.shape().0]);
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
         RUNNING.with_borrow_mut(|running| {
-            cache.with_head_mut(h, |mut head| head.write(qkv, h, start, rotary, &mut running.key));
+            cache.with_head_mut(h, |mut head| head.write(isa, qkv, h, start, rotary, &mut running.key));
         });
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
@@ -91,7 +91,7 @@ pub fn append_and_attend<'c>(
             for h in tile.cols().start / dim..tile.cols().end / dim {
                 cache.with_head_mut(h, |mut head| {
                     ask_for(isa, head.get().first(start + rows.rows()).beginning());
-                    head.write(rows, h, start, rotary, &mut running.key);
+                    head.write(isa, rows, h, start, rotary, &mut running.key);
                     attend_tile(isa, &mut tile, (h, dim), qkv, start, head.get(), rotary, running);
                 });
             }

@@ -1,8 +1,9 @@
 //! [`KeyValues`]: what earlier tokens left behind for the attention of later ones.
 
-use crate::Mat;
 use crate::kernels::rotary::Rotary;
+use crate::kernels::rows::ask_for;
 use crate::simd::pair;
+use crate::{Isa, Mat};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 /// Positions of keys, and columns of values, that lie side by side; the widest vector.
@@ -79,7 +80,7 @@ impl KeyValues {
         self.check(qkv, start);
         let mut key = Vec::new();
         for h in 0..self.heads.len() {
-            self.with_head_mut(h, |mut head| head.write(qkv, h, start, rotary, &mut key));
+            self.with_head_mut(h, |mut head| head.write(Isa::best(), qkv, h, start, rotary, &mut key));
         }
     }
 
@@ -145,6 +146,7 @@ impl HeadMut<'_> {
     /// Writes the keys (rotated) and values of `qkv`'s rows, as head number `h`, at the positions from `start` on. `key` is room for one.
     pub(crate) fn write(
         &mut self,
+        isa: Isa,
         qkv: Mat<'_>,
         h: usize,
         start: usize,
@@ -155,15 +157,18 @@ impl HeadMut<'_> {
         let (rows, len) = (rows(dim, numbers), page_len(dim, numbers));
         for t in 0..qkv.rows() {
             let position = start + t;
-            let row = &qkv.row(t)[h * 3 * dim..][..3 * dim];
+            let row = &qkv.row(t)[(3 * h + 1) * dim..][..2 * dim];
+            if t + ROWS_AHEAD < qkv.rows() {
+                ask_for(isa, &qkv.row(t + ROWS_AHEAD)[(3 * h + 1) * dim..][..2 * dim]);
+            }
             key.clear();
-            key.extend_from_slice(&row[dim..2 * dim]);
+            key.extend_from_slice(&row[..dim]);
             rotary.rotate(key, position);
             let (page, at) = (position / (STRIP * numbers), position % (STRIP * numbers));
             let (keys, values) = data[page * len..][..len].split_at_mut(keys_len(dim, numbers));
             let keys = &mut keys.as_chunks_mut::<STRIP>().0[at / STRIP * rows..][..rows];
             let strips = values.as_chunks_mut::<STRIP>().0.chunks_exact_mut(STRIP);
-            let strips = strips.zip(row[2 * dim..].chunks(STRIP));
+            let strips = strips.zip(row[dim..].chunks(STRIP));
             if numbers == 1 {
                 keys.iter_mut().zip(&*key).for_each(|(lanes, &k)| lanes[at] = k);
                 strips.for_each(|(strip, value)| strip[at][..value.len()].copy_from_slice(value));
@@ -181,6 +186,9 @@ impl HeadMut<'_> {
         }
     }
 }
+
+/// Rows between the one that is written and the one that is asked for: they lie pages apart.
+const ROWS_AHEAD: usize = 8;
 
 /// The lanes of a key.
 fn rows(dim: usize, numbers: usize) -> usize {
