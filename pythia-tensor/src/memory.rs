@@ -1,4 +1,6 @@
-//! Memory that begins at a cache line: a vector that straddles two lines takes two accesses to load or to store.
+//! Memory that begins at a cache line: a vector that straddles two lines takes two accesses to load or to store. With activations that
+//! begin 16 bytes after one, as a large `Vec` does, prompts of 512 tokens take 1.05 times as long in `exact` and 1.06 to 1.15 times in bf16
+//! (410m, AMX).
 
 use memmap2::MmapMut;
 use std::fmt;

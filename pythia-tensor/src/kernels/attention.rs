@@ -53,6 +53,8 @@
 //! | pages of 16 or 32 positions; no more of them asked for than are there; one lock for writing and reading | 387 | 546 |
 //! | all heads of a sequence in a task (this) | 409 | 579 |
 //! | the next head's first pages asked for, too; the first left to the hardware's prefetcher | 411; 409 | 580; 555 |
+//!
+//! Asking for every second line, in the hope that the hardware brings the other of each pair, made it 0.94 and 0.92 of that.
 
 mod key_values;
 mod tiles;

@@ -64,6 +64,14 @@
 //!
 //! With 64 rows, weights kept as bf16 numbers for a second unit were slower than turned again for it (0.93 instead of 1.23).
 //!
+//! Sums lie in the order of the output's columns. Those of a group's rows side by side, to be put in order with a division for each column when
+//! they were finished, took 1.05 times as long in bf16 with 64 rows and 1.03 times with one, which needs no transposing now.
+//!
+//! Tried for 512 rows, with nothing or too little to show: the weights of the next pass asked for into the second level while these are
+//! multiplied again (`exact` 1.01 to 1.03, bf16 0.98 to 1.0); in bf16 half of K at a time, whose activations fit into the first level, with
+//! weights loaded by `tileloaddt1` past it (1.01 to 1.03; without that hint 0.9; in `exact` the hint costs 0.03); in bf16 both operands asked for into the
+//! first level, a step or half of one ahead (1.03, and 0.93 with the two together); activations asked for before they are packed (nothing).
+//!
 //! What is read from the second-level cache is the limit of many rows: from the first, the tiles run at 0.8 of their peak, here at 0.45.
 //!
 //! One row is held up by the turning of weights into bf16 numbers: from the caches 1 KB of weights takes 52 ns, of which the vector units
