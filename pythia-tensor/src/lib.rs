@@ -55,7 +55,7 @@ pub use kernels::attention::KeyValues;
 pub use kernels::difference::Difference;
 pub use kernels::rotary::Rotary;
 pub use kernels::rows::Gelu;
-pub use memory::Floats;
+pub use memory::{Floats, mapped_bytes};
 pub use quantized::{Bits, Quantized};
 pub use simd::Isa;
 pub use team::{Crew, Mat, MatMut, Team, Tile, Tiles};

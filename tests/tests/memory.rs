@@ -63,11 +63,12 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that all threads and allocations that this thread asked for while `f` ran.
+/// Bytes that all threads asked for while `f` ran, of the allocator or mapped to work in, and this thread's allocations.
 fn counted<R>(f: impl FnOnce() -> R) -> (R, usize, usize) {
-    let (bytes, allocations) = (BYTES.load(Relaxed), ALLOCATIONS.get());
+    let all = || BYTES.load(Relaxed) + pythia_tensor::mapped_bytes();
+    let (bytes, allocations) = (all(), ALLOCATIONS.get());
     let result = f();
-    (result, BYTES.load(Relaxed) - bytes, ALLOCATIONS.get() - allocations)
+    (result, all() - bytes, ALLOCATIONS.get() - allocations)
 }
 
 fn weights_len(dir: &Path) -> usize {

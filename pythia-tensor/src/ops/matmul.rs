@@ -78,14 +78,18 @@ pub enum Then {
 const TILES: usize = 8;
 
 /// Tiles for each thread of few rows on machines with AMX: longer streams through memory.
+#[cfg(target_arch = "x86_64")]
 const FEW_TILES: usize = 4;
 
 /// The same for so many rows that what each tile reads anew, all activations, counts: with 64 rows 1.03 times as fast as four, with 32 1.02 to
 /// 1.05 times; eight and sixteen take 1.05 to 1.2 times as long as four.
-const HALF_TILES: usize = 2;
+#[cfg(target_arch = "x86_64")]
+const SEVERAL_TILES: usize = 2;
 
-/// Columns of a tile at most; and of one of few rows on machines with AMX, which leaves less of itself in the caches.
+/// Columns of a tile at most.
 const COLS: usize = 768;
+
+/// The same of up to 64 rows on machines with AMX, which leave less of themselves in the caches.
 #[cfg(target_arch = "x86_64")]
 const FEW_COLS: usize = 2048;
 
@@ -173,10 +177,13 @@ fn units(
     if isa.has_tiles() {
         // Wide tiles, if there is one for every thread.
         let wide = m > Tiled::FEW && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
-        let tiles = match m {
-            _ if m > Tiled::FEW => TILES,
-            _ if m > Tiled::ROWS / 2 => HALF_TILES,
-            _ => FEW_TILES,
+        let tiles = if m > Tiled::FEW {
+            TILES
+        } else if m > Tiled::ROWS / 2 {
+            // More than one tile of rows.
+            SEVERAL_TILES
+        } else {
+            FEW_TILES
         };
         return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
     }

@@ -181,6 +181,10 @@ fn shapes_of_many_tiles() {
         (30, 800, 513),
         (50, 50, 768),
         (130, 50, 512),
+        (97, 53, 2152),
+        (1, 2100, 128),
+        (33, 2100, 128),
+        (64, 4200, 128),
     ] {
         for dtype in DTYPES {
             check(m, [(n, &[simple(k, dtype, Then::Gelu(Gelu::Erf)), simple(k, dtype, Then::Add)])]);

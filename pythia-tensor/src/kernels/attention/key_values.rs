@@ -187,7 +187,7 @@ impl HeadMut<'_> {
     }
 }
 
-/// Rows between the one that is written and the one that is asked for: they lie pages apart.
+/// How many rows ahead of the one that is written memory is asked for: they lie pages apart.
 const ROWS_AHEAD: usize = 8;
 
 /// The lanes of a key.

@@ -234,7 +234,7 @@ fn linear<W: Element>(
     let kept = if few { slot(split, W::DTYPE) * 2 } else { COLUMNS / TILE * group_len };
     let copied = TILE * block_len * STEP * size_of::<W>() / size_of::<f32>();
     let (room, copy) = room.floats(kept + copied).split_at_mut(kept);
-    // From one column's sums to the next one's: those of a unit, in the columns' order. They wait for the next block of K, if there is one.
+    // From one column's sums to the next one's. Those of all units wait for the next block of K, if there is one.
     let stride = count * width;
     let len = columns.next_multiple_of(TILE) * stride;
     let waiting = if all > block_len { rows.len().div_ceil(unit_rows) } else { 1 };
@@ -276,13 +276,18 @@ struct UnitSums<'a> {
 }
 
 impl UnitSums<'_> {
-    /// Those of a group of rows of weights, and of the next one: `apart` groups take every so many rows, and a last one the rest.
+    /// Those of a group of rows of weights, and of the next one.
     fn of(&mut self, group: usize, apart: usize) -> Sums<'_> {
         let Self { stride, start, .. } = *self;
-        let (first, step) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
-        let first = &mut self.columns[first * stride..];
+        let (row, step) = rows_of(group, apart);
+        let first = &mut self.columns[row * stride..];
         Sums { first, from_row: step * stride, from_group: stride, start }
     }
+}
+
+/// The first row of weights of a group, and from one to the next: `apart` groups take every so many rows, and a last one the rest.
+const fn rows_of(group: usize, apart: usize) -> (usize, usize) {
+    if group < apart { (group, apart) } else { (apart * TILE, 1) }
 }
 
 /// Words of a step of a group of rows of weights, as bf16 numbers.
@@ -321,7 +326,7 @@ fn stream<W: Element>(
     for group in whole..groups {
         // Of fewer rows, or less than whole steps: with zeros.
         copy.fill(0.0);
-        let (first_row, step) = if group < apart { (group, apart) } else { (apart * TILE, 1) };
+        let (first_row, step) = rows_of(group, apart);
         let copied: &mut [W] = &mut bytemuck::cast_slice_mut(copy)[..TILE * steps * STEP];
         let row = w.chunks_exact(k).skip(first_row).step_by(step);
         for (row, copied) in row.zip(copied.chunks_exact_mut(steps * STEP)) {
