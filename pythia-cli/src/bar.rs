@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal};
 pub(crate) struct Bar {
     shown: ProgressBar,
     doing: String,
-    place: String,
+    place: Option<String>,
 }
 
 /// Below this many bytes there is no line.
@@ -18,7 +18,12 @@ const LARGE: u64 = 64 << 20;
 impl Bar {
     /// What is done, and where the result lies: `quantising to int8`, `kept as FILE`.
     pub(crate) fn new(doing: &str, place: &str) -> Self {
-        Self { shown: ProgressBar::hidden(), doing: doing.to_owned(), place: place.to_owned() }
+        Self { place: Some(place.to_owned()), ..Self::without_line(doing) }
+    }
+
+    /// What is not worth a line where no one watches.
+    pub(crate) fn without_line(doing: &str) -> Self {
+        Self { shown: ProgressBar::hidden(), doing: doing.to_owned(), place: None }
     }
 
     pub(crate) fn show(&self, Progress { done, total }: Progress) {
@@ -31,7 +36,10 @@ impl Bar {
             bar.set_message(doing.clone());
             bar.set_length(total);
             bar.set_draw_target(ProgressDrawTarget::stderr());
-        } else if done == 0 && total >= LARGE {
+        } else if let Some(place) = place
+            && done == 0
+            && total >= LARGE
+        {
             note(&format!("{doing}: {:.0} MB, {place}", total as f64 / 1e6));
         }
         bar.set_position(done);

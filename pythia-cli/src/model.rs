@@ -5,6 +5,7 @@ use crate::hub::name::{self, renamed};
 use crate::hub::{Hub, Source, progress};
 use crate::output::{list, note};
 use crate::quiet::quietly;
+use crate::whole_file::into_memory;
 use crate::{quantized, synthetic};
 use anyhow::{Result, bail, ensure};
 use pythia_model::suite::Published;
@@ -85,13 +86,25 @@ impl ModelArgs {
 
     /// The model in the precision asked for.
     pub(crate) fn model(&self, place: &Place, team: &Team) -> Result<Model> {
+        self.read_ahead(place)?;
         quantized::in_precision(place.model()?, place, self.precision, team)
     }
 
     /// The same with its tokenizer, if it has one.
     pub(crate) fn open(&self, place: &Place, team: &Team) -> Result<Opened> {
+        self.read_ahead(place)?;
         let Opened { model, tokenizer } = place.open()?;
         Ok(Opened { model: quantized::in_precision(model, place, self.precision, team)?, tokenizer })
+    }
+
+    /// Reads the files of the weights into memory if the matrices in them will be used: before the model is opened, which reads the vectors
+    /// that lie scattered among these.
+    fn read_ahead(&self, place: &Place) -> Result<()> {
+        if let (Place::Folder(folder), None) = (place, self.precision.bits()) {
+            let files = Weights::files(folder, &Config::of_model(folder)?)?;
+            into_memory(files.iter().map(|file| &*file.path));
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use crate::cache_folder::cache_folder;
 use crate::interrupt::Writing;
 use crate::model::Place;
 use crate::output::{note, one_line};
+use crate::whole_file::into_memory;
 use anyhow::{Context, Result};
 use pythia_model::quantized::{Check, Kept};
 use pythia_model::{Model, Precision};
@@ -26,6 +27,7 @@ pub(crate) fn in_precision(model: Model, place: &Place, precision: Precision, te
             return Ok(team.enter(|crew| model.with_precision(crew, precision))?);
         }
     };
+    into_memory([&*path]);
     let (model, kept) = kept(model, precision, (&path, Check::Quick), team)?;
     if let Some(e) = kept.not_written {
         note(&not_kept(&e.to_string()));

@@ -1,5 +1,7 @@
-//! [`read`]: a file from its start to its end, from memory or from the disk itself.
+//! A file from its start to its end: [`read`] from memory or from the disk itself, or brought [`into_memory`] for who maps it.
 
+use crate::bar::Bar;
+use crate::memory;
 use memmap2::MmapMut;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Result, Seek, SeekFrom};
@@ -51,6 +53,29 @@ pub(crate) fn read(path: &Path, from: ReadFrom, mut piece: impl FnMut(&[u8])) ->
             }
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// Reads files into memory that are not there yet, if there is room for all of them. Where the system tells neither, nothing is read: who uses
+/// them gets them from the disk.
+pub(crate) fn into_memory<'p>(paths: impl IntoIterator<Item = &'p Path>) {
+    let (mut absent, mut needed) = (Vec::new(), 0);
+    for path in paths {
+        let Ok(file) = File::open(path) else { continue };
+        if cfg!(target_os = "linux") && !in_memory(&file) {
+            needed += file.metadata().map_or(0, |m| m.len());
+            absent.push(path);
+        }
+    }
+    if memory::available().is_none_or(|available| needed > available) {
+        return;
+    }
+    for path in absent {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let bar = Bar::without_line(&format!("reading {name}"));
+        // Who cannot read it will say so when it is used.
+        let _ = pythia_model::read_ahead(path, &mut |p| bar.show(p));
+        bar.finish();
     }
 }
 
@@ -155,7 +180,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_is_in_memory_is_read_there_unless_the_disk_is_asked_for() {
+    fn what_is_in_memory_is_read_there_and_what_is_not_can_be_brought() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, vec![7; 64 << 20]).unwrap();
@@ -174,6 +199,10 @@ mod tests {
         }
         for _ in 0..20 {
             assert_eq!(way(ReadFrom::Nearest), Way::Direct);
+        }
+        into_memory([&*path, Path::new("absent")]);
+        for page in 0..(64 << 20) / 4096 {
+            assert_eq!(byte_in_memory(&file, page * 4096), Ok(true), "page {page}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub use batch::Sequence;
 pub use beam::{BeamConfig, BeamSearch, Hypothesis};
 pub use cache::Cache;
 pub use config::{Config, Parameters};
-pub use disk::{Pieces, write_whole};
+pub use disk::{Pieces, read_ahead, write_whole};
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use generate::{

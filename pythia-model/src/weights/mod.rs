@@ -97,6 +97,14 @@ impl Weights {
         read(Checkpoint::open(dir.as_ref(), config)?, config)
     }
 
+    /// The files that [`Weights::open`] would map, for who wants to have them in memory first ([`read_ahead`](crate::read_ahead)).
+    ///
+    /// # Errors
+    /// As [`Weights::open`]; but what the config expects of the tensors is not looked at.
+    pub fn files(dir: impl AsRef<Path>, config: &Config) -> Result<Vec<FileStamp>> {
+        Ok(Checkpoint::open(dir.as_ref(), config)?.stamps())
+    }
+
     /// Opens a safetensors file that is in memory, for instance one embedded in the program; `name` is what errors
     /// call it. Nothing is copied if `bytes` starts at a multiple of 8.
     ///
