@@ -77,14 +77,11 @@ pub enum Then {
 /// Tiles for each thread of a product, if it is large enough: more divide the work more evenly.
 const TILES: usize = 8;
 
-/// Tiles for each thread of few rows on machines with AMX: longer streams through memory.
+/// The same of up to 64 rows on machines with AMX: longer streams through memory, and what each tile reads anew, all activations, counts. One row and
+/// eight are 1.01 to 1.03 times as fast as with four, 64 rows 1.03 times; one tile a thread is no faster; eight and sixteen take 1.05 to 1.2 times as
+/// long as four.
 #[cfg(target_arch = "x86_64")]
-const FEW_TILES: usize = 4;
-
-/// The same for so many rows that what each tile reads anew, all activations, counts: with 64 rows 1.03 times as fast as four, with 32 1.02 to
-/// 1.05 times; eight and sixteen take 1.05 to 1.2 times as long as four.
-#[cfg(target_arch = "x86_64")]
-const SEVERAL_TILES: usize = 2;
+const FEW_TILES: usize = 2;
 
 /// Columns of a tile at most.
 const COLS: usize = 768;
@@ -177,14 +174,7 @@ fn units(
     if isa.has_tiles() {
         // Wide tiles, if there is one for every thread.
         let wide = m > Tiled::FEW && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
-        let tiles = if m > Tiled::FEW {
-            TILES
-        } else if m > Tiled::ROWS / 2 {
-            // More than one tile of rows.
-            SEVERAL_TILES
-        } else {
-            FEW_TILES
-        };
+        let tiles = if m > Tiled::FEW { TILES } else { FEW_TILES };
         return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
     }
     let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));

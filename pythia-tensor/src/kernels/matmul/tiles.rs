@@ -82,7 +82,12 @@
 //! 0.92; asking 1024 bytes ahead instead of 512, 0.96. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98
 //! in `exact`.
 //!
-//! Asking for the places of the results before they are finished made no difference.
+//! Asking for the places of the results before they are finished made no difference, nor did a waiting thread that asks for the first 4 KB of each of the next
+//! product's rows (0.99 to 1.01).
+//!
+//! An `f16` can be cut in its own arithmetic, with AVX-512's FP16: its upper bits and the rest, both times 2^10 and then moved three bits to the right, are bf16
+//! numbers times 2^-102, in 8 instructions for 32 of them instead of 12. From the caches 1 KB takes 36 ns instead of 45, and one sequence of 70m is 1.08 times as fast,
+//! of 160m 1.04 times, of 410m, from memory, no faster: not enough for weights from 64 on, which would need another way, and for activations of another scale.
 
 use crate::kernels::rows::{Epilogue, epilogue};
 use crate::memory::Lines;
