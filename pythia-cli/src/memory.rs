@@ -2,9 +2,14 @@
 
 use std::fs;
 
-/// Bytes that programs can have now, as the system estimates it; None where it does not say so in `/proc/meminfo`.
+/// Bytes that this program can have now, as the system estimates it, within the limit of its container; None where the system does not say so in
+/// `/proc/meminfo`.
 pub(crate) fn available() -> Option<u64> {
-    parse(&fs::read_to_string("/proc/meminfo").ok()?)
+    let available = parse(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    // In the file is `max`, or a number of bytes; a machine as a whole has no such file.
+    let limit =
+        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    Some(limit.map_or(available, |limit| available.min(limit)))
 }
 
 fn parse(meminfo: &str) -> Option<u64> {

@@ -56,13 +56,13 @@ pub(crate) fn read(path: &Path, from: ReadFrom, mut piece: impl FnMut(&[u8])) ->
     }
 }
 
-/// Reads files into memory that are not there yet, if there is room for all of them. Where the system tells neither, nothing is read: who uses
-/// them gets them from the disk.
+/// Reads files into memory that are not there yet, if there is room for all of them. Where the system does not tell, nothing is read: who uses
+/// them gets them from where they are.
 pub(crate) fn into_memory<'p>(paths: impl IntoIterator<Item = &'p Path>) {
     let (mut absent, mut needed) = (Vec::new(), 0);
     for path in paths {
         let Ok(file) = File::open(path) else { continue };
-        if cfg!(target_os = "linux") && !in_memory(&file) {
+        if in_memory(&file) == Some(false) {
             needed += file.metadata().map_or(0, |m| m.len());
             absent.push(path);
         }
@@ -92,7 +92,7 @@ enum Way {
 
 fn open(path: &Path, from: ReadFrom) -> Result<(File, Way)> {
     let plain = File::open(path)?;
-    if from == ReadFrom::Nearest && in_memory(&plain) {
+    if from == ReadFrom::Nearest && in_memory(&plain) == Some(true) {
         return Ok((plain, Way::Memory));
     }
     Ok(open_direct(path).map_or((plain, Way::Plain), |file| (file, Way::Direct)))
@@ -115,17 +115,23 @@ fn open_direct(path: &Path) -> Option<File> {
 }
 
 /// Whether the page cache seems to have all of a file: a byte is asked for here and there, without waiting. A byte that is
-/// not there is read in the end, with its page; so the places are others each time, or the next answer would be wrong.
+/// not there is read in the end, with its page; so the places are others each time, or the next answer would be wrong. None where the
+/// system or the file system does not tell.
 #[cfg(target_os = "linux")]
-fn in_memory(file: &File) -> bool {
+fn in_memory(file: &File) -> Option<bool> {
     use std::hash::{BuildHasher, RandomState};
     const PLACES: u64 = 16;
     let (random, length) = (RandomState::new(), file.metadata().map_or(0, |m| m.len()));
     let has = |place: u64| {
         let (start, end) = (length * place / PLACES, length * (place + 1) / PLACES);
-        byte_in_memory(file, start + random.hash_one(place) % (end - start).max(1)) == Ok(true)
+        byte_in_memory(file, start + random.hash_one(place) % (end - start).max(1)).ok()
     };
-    (0..PLACES).all(has)
+    for place in 0..PLACES {
+        if !has(place)? {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 /// An error where the system does not tell.
@@ -140,8 +146,8 @@ fn byte_in_memory(file: &File, offset: u64) -> rustix::io::Result<bool> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn in_memory(_file: &File) -> bool {
-    false
+fn in_memory(_file: &File) -> Option<bool> {
+    None
 }
 
 #[cfg(test)]

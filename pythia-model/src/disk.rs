@@ -95,8 +95,8 @@ pub fn read_ahead(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<()>
         Some((start + piece.len()) as u64)
     };
     thread::scope(|scope| {
-        // While one thread takes what has come, the disk works for the other.
-        scope.spawn(|| while read_piece().is_some() {});
+        // While one thread takes what has come, the disk works for the other, if there is one.
+        let _ = thread::Builder::new().spawn_scoped(scope, || while read_piece().is_some() {});
         progress(Progress { done: 0, total: length });
         while let Some(done) = read_piece() {
             progress(Progress { done, total: length });

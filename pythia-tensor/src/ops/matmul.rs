@@ -86,10 +86,6 @@ const FEW_TILES: usize = 2;
 /// Columns of a tile at most.
 const COLS: usize = 768;
 
-/// The same of up to 64 rows on machines with AMX, which leave less of themselves in the caches.
-#[cfg(target_arch = "x86_64")]
-const FEW_COLS: usize = 2048;
-
 /// Rows of a tile at most where a panel of weights is packed for it.
 const PANEL_ROWS: usize = 1024;
 
@@ -152,43 +148,35 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize) {
-    let (most, group, columns, tiles) = units(isa, [m, n], threads, products);
-    let blocks = m.div_ceil(most).max(1);
-    let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
-    let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
     #[cfg(target_arch = "x86_64")]
     if isa.has_tiles() && m <= Tiled::FEW {
-        return (rows, even.clamp(columns, FEW_COLS));
+        return (Tiled::FEW, Tiled::few_cols(n.div_ceil(FEW_TILES * threads)));
     }
+    let (most, group, columns) = units(isa, [m, n], threads, products);
+    let blocks = m.div_ceil(most).max(1);
+    let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
+    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(columns);
     (rows, even.clamp(columns, COLS))
 }
 
-/// Of a tile for `m` rows: rows at most, of which groups stay together, columns that do, and tiles a thread.
-fn units(
-    isa: Isa,
-    [m, n]: [usize; 2],
-    threads: usize,
-    products: &[Product<'_>],
-) -> (usize, usize, usize, usize) {
+/// Of a tile for `m` rows (with AMX, more than [`Tiled::FEW`]): rows at most, of which groups stay together, and columns that do.
+fn units(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize, usize) {
     #[cfg(target_arch = "x86_64")]
     if isa.has_tiles() {
         // Wide tiles, if there is one for every thread.
-        let wide = m > Tiled::FEW && n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
-        let tiles = if m > Tiled::FEW { TILES } else { FEW_TILES };
-        return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS }, tiles);
+        let wide = n * m.div_ceil(PANEL_ROWS) >= threads * Tiled::COLS;
+        return (PANEL_ROWS, Tiled::ROWS, if wide { Tiled::COLS } else { Tiled::ROWS });
     }
     let same = products.iter().all(|p| !matches!(p.weight, Weight::Quantized(_)));
     #[cfg(target_arch = "x86_64")]
     if m > FEW && same && products.iter().all(|p| matches!(p.weight, Weight::Bf16(_))) {
-        return (PANEL_ROWS, 1, PANEL, TILES);
+        return (PANEL_ROWS, 1, PANEL);
     }
     match Panels::of(isa, m) {
-        Some(panels) if same => {
-            (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols(), TILES)
-        }
-        Some(panels) => (panels.rows(), panels.rows(), COLUMNS, TILES),
-        None if same => (matmul::ROWS, 3, COLUMNS, TILES),
-        None => (FEW, 1, COLUMNS, TILES),
+        Some(panels) if same => (PANEL_ROWS / panels.rows() * panels.rows(), panels.rows(), panels.cols()),
+        Some(panels) => (panels.rows(), panels.rows(), COLUMNS),
+        None if same => (matmul::ROWS, 3, COLUMNS),
+        None => (FEW, 1, COLUMNS),
     }
 }
 

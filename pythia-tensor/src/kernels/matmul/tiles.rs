@@ -82,6 +82,10 @@
 //! 0.92; asking 1024 bytes ahead instead of 512, 0.96. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98
 //! in `exact`.
 //!
+//! The sixteen rows are an odd number of rows apart ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
+//! cache: one sequence in `exact` ran at 0.8 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
+//! weights are read once for all units, neighbouring rows instead of those 16 apart made no difference.
+//!
 //! Asking for the places of the results before they are finished made no difference, nor did a waiting thread that asks for the first 4 KB of each of the next
 //! product's rows (0.99 to 1.01).
 //!
@@ -112,6 +116,9 @@ const FEW: usize = 4 * TILE;
 /// Bytes of activations that stay in the second-level cache while weights go by.
 const CACHED: usize = 1 << 20;
 
+/// Columns of the output that are computed together with a unit alone, at most.
+const FEW_COLUMNS: usize = 2048;
+
 /// Columns of the output that are finished together.
 const FINISHED: usize = 64;
 
@@ -137,6 +144,13 @@ impl Tiled {
 
     /// Columns of the output that are computed together with more rows than these.
     pub(crate) const COLS: usize = COLUMNS;
+
+    /// Of about so many columns of the output, those that are computed together with up to [`Tiled::FEW`] rows: an odd number of groups of 16, and thereby
+    /// of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
+    /// them apart, all sixteen streams would fall into a few sets of the second-level cache and drive each other out before they are used.
+    pub(crate) fn few_cols(columns: usize) -> usize {
+        (columns.min(FEW_COLUMNS).div_ceil(TILE) | 1) * TILE
+    }
 
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
     pub(crate) fn of(isa: Isa, rounded: bool, rows: usize) -> Option<Self> {
