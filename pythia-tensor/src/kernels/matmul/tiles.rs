@@ -83,7 +83,7 @@
 //! in `exact`.
 //!
 //! The sixteen rows are an odd number of rows apart ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
-//! cache: one sequence in `exact` ran at 0.8 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
+//! cache: one sequence in `exact` ran at 0.85 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
 //! weights are read once for all units, neighbouring rows instead of those 16 apart made no difference.
 //!
 //! Asking for the places of the results before they are finished made no difference, nor did a waiting thread that asks for the first 4 KB of each of the next
