@@ -1,8 +1,8 @@
-//! How much memory this machine has.
+//! How much memory this machine has, or its container.
 
 use std::fs;
 
-/// Bytes that this program can have now, as the system estimates it, within the limit of its container; None where the system does not say so in
+/// Bytes that this program can have now, as the system estimates it, and no more than its container has in all; None where the system does not say so in
 /// `/proc/meminfo`.
 pub(crate) fn available() -> Option<u64> {
     let available = parse(&fs::read_to_string("/proc/meminfo").ok()?)?;

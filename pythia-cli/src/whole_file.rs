@@ -3,7 +3,7 @@
 use crate::bar::Bar;
 use crate::memory;
 use memmap2::MmapMut;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Result, Seek, SeekFrom};
 use std::path::Path;
 
@@ -56,24 +56,25 @@ pub(crate) fn read(path: &Path, from: ReadFrom, mut piece: impl FnMut(&[u8])) ->
     }
 }
 
-/// Reads files into memory that are not there yet, if there is room for all of them. Where the system does not tell, nothing is read: who uses
+/// Reads those of some files into memory that are not there yet, if there is room for all. Where the system does not tell, nothing is read: who uses
 /// them gets them from where they are.
 pub(crate) fn into_memory<'p>(paths: impl IntoIterator<Item = &'p Path>) {
     let (mut absent, mut needed) = (Vec::new(), 0);
     for path in paths {
-        let Ok(file) = File::open(path) else { continue };
-        if in_memory(&file) == Some(false) {
-            needed += file.metadata().map_or(0, |m| m.len());
+        // Opening a pipe would wait for who writes into it.
+        let Some(metadata) = std::fs::metadata(path).ok().filter(Metadata::is_file) else { continue };
+        needed += metadata.len();
+        if File::open(path).is_ok_and(|file| in_memory(&file) == Some(false)) {
             absent.push(path);
         }
     }
-    if memory::available().is_none_or(|available| needed > available) {
+    if absent.is_empty() || memory::available().is_none_or(|available| needed > available) {
         return;
     }
     for path in absent {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let bar = Bar::without_line(&format!("reading {name}"));
-        // Who cannot read it will say so when it is used.
+        // If it cannot be mapped, who uses it will say so.
         let _ = pythia_model::read_ahead(path, &mut |p| bar.show(p));
         bar.finish();
     }
@@ -210,5 +211,16 @@ mod tests {
         for page in 0..(64 << 20) / 4096 {
             assert_eq!(byte_in_memory(&file, page * 4096), Ok(true), "page {page}");
         }
+    }
+
+    /// A bug of the past: it was opened, and waited for for ever.
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        into_memory([&*path]);
     }
 }

@@ -76,7 +76,7 @@ const PAGE: usize = 4096;
 /// it took 2.0 to 3.0 by using.
 ///
 /// # Errors
-/// If the file cannot be read.
+/// If the file cannot be mapped. It must not be cut off meanwhile, as for any use of weights ([`TensorFile`](crate::TensorFile)).
 pub fn read_ahead(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<()> {
     let (file, length) = open(path)?;
     if length == 0 {
