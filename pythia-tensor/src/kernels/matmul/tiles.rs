@@ -171,7 +171,7 @@ impl Tiled {
 
     /// Words of half a step of a unit of activations.
     const fn half_len(self) -> usize {
-        self.split.activations() * self.tiles * HALF
+        self.split.activations() * self.tiles * TILE * self.width
     }
 
     /// Words of a packed unit of `k` activations a row.
@@ -183,6 +183,7 @@ impl Tiled {
     pub(crate) fn pack(self, a: Mat<'_>, words: &mut [f32]) {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
         fn pack(tiled: Tiled, (s, pairs): (Avx512, Pairs), a: Mat<'_>, words: &mut [f32]) {
+            let parts = tiled.split.activations();
             let mut columns = [[s.zero(); FEW]; 3];
             for (half, words) in words.chunks_exact_mut(tiled.half_len()).enumerate() {
                 for row in 0..a.rows() {
@@ -192,8 +193,10 @@ impl Tiled {
                     }
                 }
                 let columns = columns.as_flattened().as_chunks::<TILE>().0;
-                for (i, words) in words.chunks_exact_mut(HALF).enumerate() {
-                    let columns = columns[i / tiled.tiles * (FEW / TILE) + i % tiled.tiles];
+                for (i, words) in words.chunks_exact_mut(TILE * tiled.width).enumerate() {
+                    // The smallest part of a tile first.
+                    let (tile, part) = (i / parts, parts - 1 - i % parts);
+                    let columns = columns[part * (FEW / TILE) + tile];
                     if tiled.width == 1 {
                         s.store(columns[0], words);
                         continue;

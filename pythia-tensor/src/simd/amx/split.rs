@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! weights, a step       [2 halves][parts][16 rows][16 pairs of bf16]
-//! activations, a step   [2 halves][parts][1 to 4 tiles][16 pairs][16 or fewer columns], a tile every 1024 bytes
+//! activations, a step   [2 halves][1 to 4 tiles][parts, the smallest first][16 pairs][16 or fewer columns]
 //! sums                  [16 rows of weights][columns]
 //! ```
 //!
@@ -108,26 +108,10 @@ macro_rules! start {
     };
 }
 
-/// Part `$q` of half `$h` of column `$c`: of `$n` tiles in all.
+/// The next tile of activations.
 macro_rules! activations {
-    ($tile:literal $n:literal $parts:literal $h:literal $q:literal $c:literal) => {
-        concat!(
-            "tileloadd ",
-            $tile,
-            ", [{a} + {across} + 1024*",
-            $n,
-            "*",
-            $parts,
-            "*",
-            $h,
-            " + 1024*",
-            $n,
-            "*",
-            $q,
-            " + 1024*",
-            $c,
-            "]"
-        )
+    ($tile:literal) => {
+        lines!(concat!("tileloadd ", $tile, ", [{a} + {across}]"), "add {a}, [{plan} + 32]")
     };
 }
 
@@ -149,26 +133,26 @@ macro_rules! product {
 /// and 5. Products with fewer parts of weights are a beginning of those with more, and further parts of
 /// zero change nothing: weights have the same results in every type that holds them.
 macro_rules! column {
-    ($sums:literal 1 1 $n:literal $h:literal $c:literal $($else:expr),*) => {
-        lines!(activations!("tmm7" $n 1 $h 0 $c), product!($sums "tmm4" "tmm7"), $($else),*)
+    ($sums:literal 1 1 $h:literal $($else:expr),*) => {
+        lines!(activations!("tmm7"), product!($sums "tmm4" "tmm7"), $($else),*)
     };
-    ($sums:literal 3 1 $n:literal $h:literal $c:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
+    ($sums:literal 3 1 $h:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
         lines!(
-            activations!("tmm7" $n 3 $h 2 $c), product!($sums "tmm4" "tmm7"), $d,
-            activations!("tmm6" $n 3 $h 1 $c), product!($sums "tmm4" "tmm6"), $e, $f,
-            activations!("tmm7" $n 3 $h 0 $c), product!($sums "tmm4" "tmm7"), $g
+            activations!("tmm7"), product!($sums "tmm4" "tmm7"), $d,
+            activations!("tmm6"), product!($sums "tmm4" "tmm6"), $e, $f,
+            activations!("tmm7"), product!($sums "tmm4" "tmm7"), $g
         )
     };
-    ($sums:literal 3 2 $n:literal $h:literal $c:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
+    ($sums:literal 3 2 $h:literal $d:expr, $e:expr, $f:expr, $g:expr) => {
         lines!(
-            column!($sums 3 1 $n $h $c $d, $e, "", $f),
+            column!($sums 3 1 $h $d, $e, "", $f),
             product!($sums "tmm5" "tmm7"), $g,
             product!($sums "tmm5" "tmm6")
         )
     };
-    ($sums:literal 3 3 $n:literal $h:literal $c:literal $($else:expr),*) => {
+    ($sums:literal 3 3 $h:literal $($else:expr),*) => {
         lines!(
-            column!($sums 3 2 $n $h $c $($else),*),
+            column!($sums 3 2 $h $($else),*),
             weights!("tmm4" "{i}" 3 $h 2), product!($sums "tmm4" "tmm7"),
             weights!("tmm4" "{i}" 3 $h 0)
         )
@@ -187,30 +171,30 @@ macro_rules! parts {
 macro_rules! step {
     (1 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
-            parts!($w 0), column!("tmm0" $a $w 1 0 0 $d, $e, $f, $g),
-            parts!($w 1), column!("tmm0" $a $w 1 1 0 $p, $q, $r, $s)
+            parts!($w 0), column!("tmm0" $a $w 0 $d, $e, $f, $g),
+            parts!($w 1), column!("tmm0" $a $w 1 $p, $q, $r, $s)
         )
     };
     (2 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
-            parts!($w 0), column!("tmm0" $a $w 2 0 0 $d, "", $e, ""), column!("tmm1" $a $w 2 0 1 $f, "", $g, ""),
-            parts!($w 1), column!("tmm0" $a $w 2 1 0 $p, "", $q, ""), column!("tmm1" $a $w 2 1 1 $r, "", $s, "")
+            parts!($w 0), column!("tmm0" $a $w 0 $d, "", $e, ""), column!("tmm1" $a $w 0 $f, "", $g, ""),
+            parts!($w 1), column!("tmm0" $a $w 1 $p, "", $q, ""), column!("tmm1" $a $w 1 $r, "", $s, "")
         )
     };
     (3 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
-            parts!($w 0), column!("tmm0" $a $w 3 0 0 $d, "", "", ""), column!("tmm1" $a $w 3 0 1 $e, "", "", ""),
-            column!("tmm2" $a $w 3 0 2 $f, "", $g, ""),
-            parts!($w 1), column!("tmm0" $a $w 3 1 0 $p, "", "", ""), column!("tmm1" $a $w 3 1 1 $q, "", "", ""),
-            column!("tmm2" $a $w 3 1 2 $r, "", $s, "")
+            parts!($w 0), column!("tmm0" $a $w 0 $d, "", "", ""), column!("tmm1" $a $w 0 $e, "", "", ""),
+            column!("tmm2" $a $w 0 $f, "", $g, ""),
+            parts!($w 1), column!("tmm0" $a $w 1 $p, "", "", ""), column!("tmm1" $a $w 1 $q, "", "", ""),
+            column!("tmm2" $a $w 1 $r, "", $s, "")
         )
     };
     (4 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
-            parts!($w 0), column!("tmm0" $a $w 4 0 0 $d, "", "", ""), column!("tmm1" $a $w 4 0 1 $e, "", "", ""),
-            column!("tmm2" $a $w 4 0 2 $f, "", "", ""), column!("tmm3" $a $w 4 0 3 $g, "", "", ""),
-            parts!($w 1), column!("tmm0" $a $w 4 1 0 $p, "", "", ""), column!("tmm1" $a $w 4 1 1 $q, "", "", ""),
-            column!("tmm2" $a $w 4 1 2 $r, "", "", ""), column!("tmm3" $a $w 4 1 3 $s, "", "", "")
+            parts!($w 0), column!("tmm0" $a $w 0 $d, "", "", ""), column!("tmm1" $a $w 0 $e, "", "", ""),
+            column!("tmm2" $a $w 0 $f, "", "", ""), column!("tmm3" $a $w 0 $g, "", "", ""),
+            parts!($w 1), column!("tmm0" $a $w 1 $p, "", "", ""), column!("tmm1" $a $w 1 $q, "", "", ""),
+            column!("tmm2" $a $w 1 $r, "", "", ""), column!("tmm3" $a $w 1 $s, "", "", "")
         )
     };
 }
@@ -341,7 +325,6 @@ macro_rules! stream {
             "2:\n",
             pieces!(step $split $dtype $columns $a $w),
             turn!($bytes),
-            "add {a}, 2048*", $columns, "*", $a, "\n",
             "dec {steps}\njnz 2b\n",
             "dec qword ptr [{plan} + 8]\njz 3f\n",
             all_sums!(store 16 $columns),
@@ -368,6 +351,8 @@ struct Plan {
     sums: usize,
     /// Bytes of a group's activations.
     activations: usize,
+    /// Of one tile of them.
+    tile: usize,
 }
 
 /// One part of weights of twice 16 rows, in tiles 4 and 5, times what is in tiles 6 and, of a second column, 7.
@@ -376,10 +361,15 @@ macro_rules! products {
     (2) => { lines!(products!(1), product!("tmm2" "tmm4" "tmm7"), product!("tmm3" "tmm5" "tmm7")) };
 }
 
-/// A part of activations of one or two columns, of two in all, in tiles 6 and 7.
+/// A part of activations, that many after the smallest, of one or two columns, of two in all, in tiles 6 and 7.
 macro_rules! both {
-    (1 $parts:literal $q:literal) => { activations!("tmm6" 2 $parts 0 $q 0) };
-    (2 $parts:literal $q:literal) => { lines!(both!(1 $parts $q), activations!("tmm7" 2 $parts 0 $q 1)) };
+    (1 $parts:literal $after:literal) => { both!(load "tmm6" $after) };
+    (2 $parts:literal $after:literal) => {
+        lines!(both!(1 $parts $after), both!(load "tmm7" $after " + 1024*" $parts))
+    };
+    (load $tile:literal $after:literal $($column:literal)*) => {
+        concat!("tileloadd ", $tile, ", [{a} + {across} + 1024*", $after $(, $column)*, "]")
+    };
 }
 
 /// A part of weights of twice 16 rows.
@@ -393,9 +383,9 @@ macro_rules! half {
     ($columns:tt 3 1 of $w:literal) => {
         lines!(
             pair!($w 0),
-            both!($columns 3 2), products!($columns),
+            both!($columns 3 0), products!($columns),
             both!($columns 3 1), products!($columns),
-            both!($columns 3 0), products!($columns)
+            both!($columns 3 2), products!($columns)
         )
     };
     ($columns:tt 3 2 of $w:literal) => {
@@ -406,7 +396,7 @@ macro_rules! half {
         )
     };
     ($columns:tt 3 3) => {
-        lines!(half!($columns 3 2 of 3), pair!(3 2), both!($columns 3 0), products!($columns))
+        lines!(half!($columns 3 2 of 3), pair!(3 2), both!($columns 3 2), products!($columns))
     };
     ($columns:tt 3 $w:tt) => { half!($columns 3 $w of $w) };
 }
@@ -463,11 +453,12 @@ impl Tiles {
         assert!(needed.is_some_and(|needed| needed <= w.len()), "{groups} groups of weights");
         let keep = groups == 1 && room.len() >= steps * slot;
         assert!(keep || room.len() >= 2 * slot, "room for two steps");
-        let len = steps * 2 * split.activations() * a.tiles * HALF;
-        assert!(len <= a.words.len(), "{steps} steps of activations");
         let width = self.check_width(a.tiles);
+        let len = steps * 2 * split.activations() * TILE * width;
+        assert!(len <= a.words.len(), "{steps} steps of activations");
         check_sums(first, [(from_row, TILE), (from_group, groups)], width);
-        let mut plan = Plan { steps, groups, sums: 4 * from_group, activations: 4 * len };
+        let mut plan =
+            Plan { steps, groups, sums: 4 * from_group, activations: 4 * len, tile: TILE * self.across() };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
         let (slot, o) = (4 * slot, room.as_mut_ptr().cast::<u8>());
         let (i, advance) = if keep { (o.wrapping_sub(slot), 2 * slot) } else { (o.wrapping_add(slot), 0) };
