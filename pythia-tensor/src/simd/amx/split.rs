@@ -228,7 +228,7 @@ macro_rules! keep {
     };
 }
 
-/// Half a step of a row of weights becomes bf16 numbers. Memory is asked for what follows.
+/// Half a step of a row of weights becomes bf16 numbers.
 macro_rules! convert {
     (Whole F16 $at:literal $r:literal $h:literal) => {
         lines!(convert!(load F16 $at $h), cut!(2 $r $h 0), rest!(2 $r $h 1))
@@ -245,34 +245,47 @@ macro_rules! convert {
     };
     (load BF16 $at:literal $h:literal) => {
         lines!(
-            concat!("prefetcht1 [", $at, " + 64*", $h, " + 512]"),
             concat!("vmovdqu64 zmm20, [", $at, " + 64*", $h, "]"),
         )
     };
     (load F16 $at:literal $h:literal) => {
         lines!(
-            concat!("prefetcht1 [", $at, " + 64*", $h, " + 512]"),
             concat!("vcvtph2ps zmm16, [", $at, " + 64*", $h, "]"),
             concat!("vcvtph2ps zmm17, [", $at, " + 64*", $h, " + 32]"),
         )
     };
     (load F32 $at:literal $h:literal) => {
         lines!(
-            concat!("prefetcht1 [", $at, " + 128*", $h, " + 1024]"),
-            concat!("prefetcht1 [", $at, " + 128*", $h, " + 1088]"),
             concat!("vmovups zmm16, [", $at, " + 128*", $h, "]"),
             concat!("vmovups zmm17, [", $at, " + 128*", $h, " + 64]"),
         )
     };
 }
 
+/// Half a step of a row is asked for, some steps ahead: into the first level with a single tile of activations, which leaves room there.
+macro_rules! ask {
+    ($columns:tt F32 $at:literal $h:literal) => {
+        lines!(ask!(line $columns "256" $at "128" $h "0"), ask!(line $columns "256" $at "128" $h "64"))
+    };
+    ($columns:tt $half:ident $at:literal $h:literal) => { ask!(line $columns "128" $at "64" $h "0") };
+    (line 1 $($place:literal)*) => { ask!("prefetcht0" "3" $($place)*) };
+    (line $columns:literal $($place:literal)*) => { ask!("prefetcht1" "4" $($place)*) };
+    ($into:literal $steps:literal $step:literal $at:literal $half:literal $h:literal $line:literal) => {
+        concat!($into, " [", $at, " + ", $steps, "*", $step, " + ", $half, "*", $h, " + ", $line, "]")
+    };
+}
+
 /// A step of two rows.
 macro_rules! rows {
-    ($split:ident $dtype:ident $r:literal $next:literal) => {
+    ($columns:tt $split:ident $dtype:ident $r:literal $next:literal) => {
         lines!(
+            ask!($columns $dtype "{p}" 0),
             convert!($split $dtype "{p}" $r 0),
+            ask!($columns $dtype "{p}" 1),
             convert!($split $dtype "{p}" $r 1),
+            ask!($columns $dtype "{p} + {s}" 0),
             convert!($split $dtype "{p} + {s}" $next 0),
+            ask!($columns $dtype "{p} + {s}" 1),
             convert!($split $dtype "{p} + {s}" $next 1),
             "lea {p}, [{p} + 2*{s}]"
         )
@@ -281,17 +294,17 @@ macro_rules! rows {
 
 /// All rows of a step, in eight pieces, through the macro `$then`.
 macro_rules! pieces {
-    ($then:ident $split:ident $dtype:ident $($how:tt)*) => {
+    ($columns:tt $then:ident $split:ident $dtype:ident $($how:tt)*) => {
         $then!(
             $($how)*
-            rows!($split $dtype 0 1),
-            rows!($split $dtype 2 3),
-            rows!($split $dtype 4 5),
-            rows!($split $dtype 6 7),
-            rows!($split $dtype 8 9),
-            rows!($split $dtype 10 11),
-            rows!($split $dtype 12 13),
-            rows!($split $dtype 14 15)
+            rows!($columns $split $dtype 0 1),
+            rows!($columns $split $dtype 2 3),
+            rows!($columns $split $dtype 4 5),
+            rows!($columns $split $dtype 6 7),
+            rows!($columns $split $dtype 8 9),
+            rows!($columns $split $dtype 10 11),
+            rows!($columns $split $dtype 12 13),
+            rows!($columns $split $dtype 14 15)
         )
     };
 }
@@ -316,14 +329,14 @@ macro_rules! stream {
     ($columns:tt $split:ident $dtype:ident $a:tt $w:tt $bytes:literal) => {
         concat!(
             start!("{steps}" 16 $columns),
-            pieces!(lines $split $dtype),
+            pieces!($columns lines $split $dtype),
             turn!($bytes),
             "mov {steps}, [{plan}]\n",
             "4:\n",
             "cmp qword ptr [{plan} + 8], 1\njne 2f\n",
             "dec {steps}\njz 3f\n",
             "2:\n",
-            pieces!(step $split $dtype $columns $a $w),
+            pieces!($columns step $split $dtype $columns $a $w),
             turn!($bytes),
             "dec {steps}\njnz 2b\n",
             "dec qword ptr [{plan} + 8]\njz 3f\n",
