@@ -130,28 +130,45 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
         let works = jobs.each_ref().map(|&(_, products)| {
             move |mut tile: Tile<'_>| products.iter().for_each(|p| apply(isa, p, activations, &mut tile))
         });
-        let mut works = works.iter();
-        let mut tiles = jobs.map(|(out, products)| {
-            let (m, n) = (out.rows(), out.cols());
-            let quantized = products.iter().filter(|p| matches!(p.weight, Weight::Quantized(_))).count();
-            let (rows, cols) = if quantized == products.len() && quantized > 0 {
-                quantized_tile_size([m, n], crew.threads())
-            } else {
-                tile_size(isa, [m, n], crew.threads(), products)
-            };
-            Tiles::new(out, rows, cols, works.next().expect("one work per job"))
+        let cuts = jobs
+            .each_ref()
+            .map(|(out, products)| Cut::of(isa, [out.rows(), out.cols()], crew.threads(), products));
+        let mut parts = works.iter().zip(&cuts);
+        let mut tiles = jobs.map(|(out, _)| match parts.next().expect("one work per job") {
+            (work, &Cut::Every(rows, cols)) => Tiles::new(out, rows, cols, work),
+            (work, Cut::Columns(bounds)) => Tiles::columns(out, bounds, work),
         });
         crew.run(&mut tiles);
     });
 }
 
+/// How an output is cut into tiles.
+enum Cut {
+    /// So many rows of so many columns.
+    Every(usize, usize),
+    /// All rows, and the columns from each of these to the next.
+    Columns(Vec<usize>),
+}
+
+impl Cut {
+    fn of(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> Self {
+        let quantized = products.iter().filter(|p| matches!(p.weight, Weight::Quantized(_))).count();
+        if quantized == products.len() && quantized > 0 {
+            let (rows, cols) = quantized_tile_size([m, n], threads);
+            return Self::Every(rows, cols);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() && m <= Tiled::FEW {
+            return Self::Columns(Tiled::few_cols(n, FEW_TILES * threads));
+        }
+        let (rows, cols) = tile_size(isa, [m, n], threads, products);
+        Self::Every(rows, cols)
+    }
+}
+
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.has_tiles() && m <= Tiled::FEW {
-        return (Tiled::FEW, Tiled::few_cols(n.div_ceil(FEW_TILES * threads)));
-    }
     let (most, group, columns) = units(isa, [m, n], threads, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);

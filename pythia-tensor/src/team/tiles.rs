@@ -175,14 +175,48 @@ impl Tile<'_> {
 /// One job of a parallel region: an output matrix, how to cut it into tiles, and what to do for each.
 pub struct Tiles<'a> {
     out: MatMut<'a>,
-    rows: RowBlocks<'a>,
-    cols: usize,
+    rows: Cuts<'a>,
+    cols: Cuts<'a>,
+    /// Whether the last rows are handed out first.
+    last_first: bool,
     work: &'a (dyn Fn(Tile<'_>) + Sync),
 }
 
-enum RowBlocks<'a> {
+/// Where rows or columns are cut.
+#[derive(Clone, Copy)]
+enum Cuts<'a> {
+    /// So many together; the last may be fewer.
     Every(usize),
+    /// From each of these to the next.
     At(&'a [usize]),
+}
+
+impl<'a> Cuts<'a> {
+    /// # Panics
+    /// If they do not rise from 0 to `len`.
+    fn at(bounds: &'a [usize], len: usize) -> Self {
+        assert!(
+            bounds.first() == Some(&0) && bounds.last() == Some(&len) && bounds.is_sorted(),
+            "bounds {bounds:?} of {len}"
+        );
+        Self::At(bounds)
+    }
+
+    /// How many parts `len` has.
+    fn count(self, len: usize) -> usize {
+        match self {
+            Self::Every(n) => len.div_ceil(n),
+            Self::At(bounds) => bounds.len() - 1,
+        }
+    }
+
+    /// Part `i` of `len`.
+    fn part(self, i: usize, len: usize) -> Range<usize> {
+        match self {
+            Self::Every(n) => i * n..(i * n + n).min(len),
+            Self::At(bounds) => bounds[i]..bounds[i + 1],
+        }
+    }
 }
 
 impl<'a> Tiles<'a> {
@@ -192,7 +226,7 @@ impl<'a> Tiles<'a> {
     /// If `rows` or `cols` is zero.
     pub fn new(out: MatMut<'a>, rows: usize, cols: usize, work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
         assert!(rows > 0 && cols > 0, "tiles of {rows} x {cols}");
-        Self { out, rows: RowBlocks::Every(rows), cols, work }
+        Self { out, rows: Cuts::Every(rows), cols: Cuts::Every(cols), last_first: false, work }
     }
 
     /// Tiles of `cols` columns whose blocks of rows end where the next begins: `bounds[i]..bounds[i + 1]`. The last are
@@ -207,20 +241,21 @@ impl<'a> Tiles<'a> {
         work: &'a (dyn Fn(Tile<'_>) + Sync),
     ) -> Self {
         assert!(cols > 0, "tiles of no columns");
-        assert!(
-            bounds.first() == Some(&0) && bounds.last() == Some(&out.rows) && bounds.is_sorted(),
-            "row bounds {bounds:?} of a matrix of {} rows",
-            out.rows
-        );
-        Self { out, rows: RowBlocks::At(bounds), cols, work }
+        let rows = Cuts::at(bounds, out.rows);
+        Self { out, rows, cols: Cuts::Every(cols), last_first: true, work }
+    }
+
+    /// Tiles of all rows, whose columns end where the next begin: `bounds[i]..bounds[i + 1]`.
+    ///
+    /// # Panics
+    /// If `bounds` does not rise from 0 to the number of columns.
+    pub fn columns(out: MatMut<'a>, bounds: &'a [usize], work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
+        let (rows, cols) = (Cuts::Every(out.rows.max(1)), Cuts::at(bounds, out.cols));
+        Self { out, rows, cols, last_first: false, work }
     }
 
     pub(super) fn count(&self) -> usize {
-        let rows = match self.rows {
-            RowBlocks::Every(n) => self.out.rows.div_ceil(n),
-            RowBlocks::At(bounds) => bounds.len() - 1,
-        };
-        rows * self.out.cols.div_ceil(self.cols)
+        self.rows.count(self.out.rows) * self.cols.count(self.out.cols)
     }
 
     pub(super) fn work(&self) -> &(dyn Fn(Tile<'_>) + Sync) {
@@ -232,16 +267,10 @@ impl<'a> Tiles<'a> {
     /// # Safety
     /// Each index below `count` may be asked for once.
     pub(super) unsafe fn tile(&self, index: usize) -> Tile<'_> {
-        let blocks = self.count() / self.out.cols.div_ceil(self.cols);
-        let (mut block, c) = (index % blocks, index / blocks * self.cols);
-        let rows = match self.rows {
-            RowBlocks::Every(n) => block * n..(block * n + n).min(self.out.rows),
-            RowBlocks::At(bounds) => {
-                block = blocks - 1 - block;
-                bounds[block]..bounds[block + 1]
-            }
-        };
-        let cols = c..(c + self.cols).min(self.out.cols);
+        let blocks = self.rows.count(self.out.rows);
+        let block = if self.last_first { blocks - 1 - index % blocks } else { index % blocks };
+        let rows = self.rows.part(block, self.out.rows);
+        let cols = self.cols.part(index / blocks, self.out.cols);
         Tile { data: self.out.data, stride: self.out.cols, rows, cols, block, owner: PhantomData }
     }
 }

@@ -116,8 +116,8 @@ const FEW: usize = 4 * TILE;
 /// Bytes of activations that stay in the second-level cache while weights go by.
 const CACHED: usize = 1 << 20;
 
-/// Columns of the output that are computed together with a unit alone, at most, but for a group.
-const FEW_COLUMNS: usize = 2048;
+/// Groups of 16 columns of the output that are computed together with a unit alone, at most, or a few more.
+const FEW_GROUPS: usize = 128;
 
 /// Columns of the output that are finished together.
 const FINISHED: usize = 64;
@@ -145,14 +145,21 @@ impl Tiled {
     /// Columns of the output that are computed together with more rows than these.
     pub(crate) const COLS: usize = COLUMNS;
 
-    /// Of about so many columns of the output, those that are computed together with up to [`Tiled::FEW`] rows: an odd number of groups of 16, and thereby
-    /// of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
+    /// Where `n` columns of the output are cut into about so many tiles for up to [`Tiled::FEW`] rows: each has an odd number of groups of 16, and
+    /// thereby of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
     /// them apart, all sixteen streams would fall into a few sets of the second-level cache and drive each other out before they are used.
-    pub(crate) fn few_cols(columns: usize) -> usize {
-        let groups = columns.clamp(1, FEW_COLUMNS).div_ceil(TILE);
-        // Of an even number one less, but of many one more: it makes tiles no longer than a part in sixteen, and no small one is left over.
-        let odd = if groups < 16 { (groups - 1) | 1 } else { groups | 1 };
-        odd * TILE
+    ///
+    /// Tiles are as equal as that allows; the last has what is left.
+    pub(crate) fn few_cols(n: usize, tiles: usize) -> Vec<usize> {
+        let groups = n.div_ceil(TILE);
+        // If that is not enough, several times as many, so that they still come out even among the threads.
+        let count = tiles * (groups.div_ceil(tiles * FEW_GROUPS)).max(1);
+        let odd = (groups / count).saturating_sub(1) | 1;
+        let longer = groups.saturating_sub(odd * count) / 2;
+        let sizes = (0..).map(|tile| if tile < longer { odd + 2 } else { odd });
+        let starts = sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size)));
+        let starts = starts.take(count).map(|group| group * TILE).take_while(|&start| start < n);
+        starts.chain([n]).collect()
     }
 
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
