@@ -158,8 +158,10 @@ impl Cut {
             return Self::Every(rows, cols);
         }
         #[cfg(target_arch = "x86_64")]
-        if isa.has_tiles() && m <= Tiled::FEW {
-            return Self::Columns(Tiled::few_cols(n, FEW_TILES * threads));
+        if m <= Tiled::FEW
+            && let Some(tiled) = products.iter().find_map(|p| p.tiled(isa))
+        {
+            return Self::Columns(tiled.few_cols(n, FEW_TILES * threads));
         }
         let (rows, cols) = tile_size(isa, [m, n], threads, products);
         Self::Every(rows, cols)

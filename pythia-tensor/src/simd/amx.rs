@@ -55,7 +55,7 @@ impl Amx {
     /// If this thread has taken them already: it has no others.
     pub(crate) fn tiles(self) -> Tiles {
         assert!(!TAKEN.replace(true), "a thread's tiles are taken once at a time");
-        Tiles { amx: self, rows: 0, columns: 0, not_send: PhantomData }
+        Tiles { amx: self, rows: 0, columns: 0, height: 0, not_send: PhantomData }
     }
 }
 
@@ -136,6 +136,8 @@ pub(crate) struct Tiles {
     rows: usize,
     /// Columns of a tile of activations, if these are the second.
     columns: usize,
+    /// Rows of a tile of weights then.
+    height: usize,
     not_send: PhantomData<*const ()>,
 }
 
@@ -339,23 +341,24 @@ impl Tiles {
         }
     }
 
-    /// Shapes the tiles for activations as the second operand, in tiles of `columns`.
+    /// Shapes the tiles for activations as the second operand, in tiles of `columns`, and for `height` rows of weights.
     ///
     /// # Panics
-    /// If there are more than [`TILE`].
+    /// If there are more columns than [`TILE`], or the rows are not so many or half as many.
     #[inline(always)]
-    pub(crate) fn shape_columns(&mut self, columns: usize) {
-        if self.columns != columns {
+    pub(crate) fn shape_columns(&mut self, columns: usize, height: usize) {
+        if (self.columns, self.height) != (columns, height) {
             assert!(0 < columns && columns <= TILE, "{columns} columns in a tile for {TILE}");
+            assert!(height == TILE || height == TILE / 2, "{height} rows of weights in a tile for {TILE}");
             let across = (4 * columns) as u16;
             let line = LINE as u16;
             // Sums 0 to 3, weights 4 and 5, activations 6 and 7.
             Self::configure(
                 self.amx,
-                [TILE as u8; 8],
+                std::array::from_fn(|tile| if tile < 6 { height as u8 } else { TILE as u8 }),
                 [across, across, across, across, line, line, across, across],
             );
-            (self.rows, self.columns) = (0, columns);
+            (self.rows, self.columns, self.height) = (0, columns, height);
         }
     }
 

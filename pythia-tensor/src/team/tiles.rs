@@ -194,10 +194,10 @@ enum Cuts<'a> {
 impl<'a> Cuts<'a> {
     /// # Panics
     /// If they do not rise from 0 to `len`.
-    fn at(bounds: &'a [usize], len: usize) -> Self {
+    fn at(bounds: &'a [usize], len: usize, what: &str) -> Self {
         assert!(
             bounds.first() == Some(&0) && bounds.last() == Some(&len) && bounds.is_sorted(),
-            "bounds {bounds:?} of {len}"
+            "{what} bounds {bounds:?} of a matrix of {len} {what}s"
         );
         Self::At(bounds)
     }
@@ -241,7 +241,7 @@ impl<'a> Tiles<'a> {
         work: &'a (dyn Fn(Tile<'_>) + Sync),
     ) -> Self {
         assert!(cols > 0, "tiles of no columns");
-        let rows = Cuts::at(bounds, out.rows);
+        let rows = Cuts::at(bounds, out.rows, "row");
         Self { out, rows, cols: Cuts::Every(cols), last_first: true, work }
     }
 
@@ -250,7 +250,7 @@ impl<'a> Tiles<'a> {
     /// # Panics
     /// If `bounds` does not rise from 0 to the number of columns.
     pub fn columns(out: MatMut<'a>, bounds: &'a [usize], work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
-        let (rows, cols) = (Cuts::Every(out.rows.max(1)), Cuts::at(bounds, out.cols));
+        let (rows, cols) = (Cuts::Every(out.rows.max(1)), Cuts::at(bounds, out.cols, "column"));
         Self { out, rows, cols, last_first: false, work }
     }
 

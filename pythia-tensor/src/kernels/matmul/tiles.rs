@@ -116,8 +116,8 @@ const FEW: usize = 4 * TILE;
 /// Bytes of activations that stay in the second-level cache while weights go by.
 const CACHED: usize = 1 << 20;
 
-/// Groups of 16 columns of the output that are computed together with a unit alone, at most, or a few more.
-const FEW_GROUPS: usize = 128;
+/// Columns of the output that are computed together with a unit alone, at most, or a few more.
+const FEW_COLUMNS: usize = 2048;
 
 /// Columns of the output that are finished together.
 const FINISHED: usize = 64;
@@ -133,6 +133,8 @@ pub(crate) struct Tiled {
     tiles: usize,
     /// Columns of a tile.
     width: usize,
+    /// Rows of weights that are multiplied together.
+    height: usize,
 }
 
 impl Tiled {
@@ -145,30 +147,14 @@ impl Tiled {
     /// Columns of the output that are computed together with more rows than these.
     pub(crate) const COLS: usize = COLUMNS;
 
-    /// Where `n` columns of the output are cut into about so many tiles for up to [`Tiled::FEW`] rows: each has an odd number of groups of 16, and
-    /// thereby of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
-    /// them apart, all sixteen streams would fall into a few sets of the second-level cache and drive each other out before they are used.
-    ///
-    /// Tiles are as equal as that allows; the last has what is left.
-    pub(crate) fn few_cols(n: usize, tiles: usize) -> Vec<usize> {
-        let groups = n.div_ceil(TILE);
-        // If that is not enough, several times as many, so that they still come out even among the threads.
-        let count = tiles * (groups.div_ceil(tiles * FEW_GROUPS)).max(1);
-        let odd = (groups / count).saturating_sub(1) | 1;
-        let longer = groups.saturating_sub(odd * count) / 2;
-        let sizes = (0..).map(|tile| if tile < longer { odd + 2 } else { odd });
-        let starts = sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size)));
-        let starts = starts.take(count).map(|group| group * TILE).take_while(|&start| start < n);
-        starts.chain([n]).collect()
-    }
-
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
     pub(crate) fn of(isa: Isa, rounded: bool, rows: usize) -> Option<Self> {
         let split = if rounded { Split::Nearest } else { Split::Whole };
         let few = rows <= FEW;
         let tiles = if few { rows.div_ceil(TILE).max(1) } else { ROWS / TILE };
         let width = if rows > TILE { TILE } else { rows.max(1).next_power_of_two() };
-        isa.amx().map(|amx| Self { amx, split, few, tiles, width })
+        let height = if rounded && rows <= TILE { TILE / 2 } else { TILE };
+        isa.amx().map(|amx| Self { amx, split, few, tiles, width, height })
     }
 
     /// Rows of activations of a unit.
@@ -184,6 +170,23 @@ impl Tiled {
     /// Words of a packed unit of `k` activations a row.
     pub(crate) fn unit_len(self, k: usize) -> usize {
         k.div_ceil(STEP) * 2 * self.half_len()
+    }
+
+    /// Where `n` columns of the output are cut into about so many tiles for up to [`Tiled::FEW`] rows: each has an odd number of groups of rows of weights, and
+    /// thereby of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
+    /// them apart, all streams would fall into a few sets of the second-level cache and drive each other out before they are used.
+    ///
+    /// Tiles are as equal as that allows; the last has what is left.
+    pub(crate) fn few_cols(self, n: usize, tiles: usize) -> Vec<usize> {
+        let groups = n.div_ceil(self.height);
+        // If that is not enough, several times as many, so that they still come out even among the threads.
+        let count = tiles * (groups.div_ceil(tiles * (FEW_COLUMNS / self.height))).max(1);
+        let odd = (groups / count).saturating_sub(1) | 1;
+        let longer = groups.saturating_sub(odd * count) / 2;
+        let sizes = (0..).map(|tile| if tile < longer { odd + 2 } else { odd });
+        let starts = sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size)));
+        let starts = starts.take(count).map(|group| group * self.height).take_while(|&start| start < n);
+        starts.chain([n]).collect()
     }
 
     /// Packs a unit of activations.
@@ -252,7 +255,7 @@ fn linear<W: Element>(
     out: &mut Tile<'_>,
     (room, sums): (&mut Lines, &mut Lines),
 ) {
-    let Tiled { split, few, tiles: count, width, .. } = tiled;
+    let Tiled { split, few, tiles: count, width, height, .. } = tiled;
     let (rows, cols, unit_rows, unit_len) = (out.rows(), out.cols(), tiled.unit_rows(), tiled.unit_len(k));
     assert!(rows.start.is_multiple_of(unit_rows), "rows {rows:?} in units of {unit_rows}");
     let a = &a[rows.start / unit_rows * unit_len..];
@@ -272,7 +275,7 @@ fn linear<W: Element>(
     let waiting = if all > block_len { rows.len().div_ceil(unit_rows) } else { 1 };
     let (finished, sums) = sums.floats(FINISHED * FEW + waiting * len).split_at_mut(FINISHED * FEW);
     let mut tiles = tiled.amx.tiles();
-    tiles.shape_columns(width);
+    tiles.shape_columns(width, height);
     for n0 in cols.clone().step_by(columns) {
         let n1 = cols.end.min(n0 + columns);
         let w = &w[n0 * k..n1 * k];
@@ -286,7 +289,7 @@ fn linear<W: Element>(
                 let of_unit = UnitSums { columns: sums, stride, start };
                 if unit == 0 {
                     let room = (&mut *room, if few { 0 } else { group_len });
-                    stream(&tiles, split, a, (w, k), block.clone(), room, copy, of_unit);
+                    stream(&tiles, (split, height), a, (w, k), block.clone(), room, copy, of_unit);
                 } else {
                     let used = rows.len().div_ceil(TILE);
                     let w = (&*room, group_len, split.parts(W::DTYPE));
@@ -308,18 +311,18 @@ struct UnitSums<'a> {
 }
 
 impl UnitSums<'_> {
-    /// Those of a group of rows of weights, and of the next one.
-    fn of(&mut self, group: usize, apart: usize) -> Sums<'_> {
+    /// Those of a group of `height` rows of weights, and of the next one.
+    fn of(&mut self, group: usize, apart: usize, height: usize) -> Sums<'_> {
         let Self { stride, start, .. } = *self;
-        let (row, step) = rows_of(group, apart);
+        let (row, step) = rows_of(group, apart, height);
         let first = &mut self.columns[row * stride..];
         Sums { first, from_row: step * stride, from_group: stride, start }
     }
 }
 
 /// The first row of weights of a group, and from one to the next: `apart` groups take every so many rows, and a last one the rest.
-const fn rows_of(group: usize, apart: usize) -> (usize, usize) {
-    if group < apart { (group, apart) } else { (apart * TILE, 1) }
+const fn rows_of(group: usize, apart: usize, height: usize) -> (usize, usize) {
+    if group < apart { (group, apart) } else { (apart * height, 1) }
 }
 
 /// Words of a step of a group of rows of weights, as bf16 numbers.
@@ -332,7 +335,7 @@ const fn slot(split: Split, dtype: DType) -> usize {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn stream<W: Element>(
     tiles: &Tiles,
-    split: Split,
+    (split, height): (Split, usize),
     a: Columns<'_>,
     (w, k): (&[W], usize),
     block: Range<usize>,
@@ -341,32 +344,32 @@ fn stream<W: Element>(
     mut sums: UnitSums<'_>,
 ) {
     let (rows, steps, from) = (w.len() / k, block.len(), block.start * STEP);
-    let (apart, groups) = (rows / TILE, rows.div_ceil(TILE));
+    let (apart, groups) = (rows / height, rows.div_ceil(height));
     // Groups that lie in whole steps.
     let whole = if block.end * STEP <= k { apart } else { 0 };
     let len = if group_len == 0 { room.len() } else { group_len };
     if group_len == 0 && whole > 0 && steps * STEP == k {
         // All groups without a pause.
-        tiles.stream(split, a, (w, apart * k), (whole, steps), room, sums.of(0, apart));
+        tiles.stream(split, a, (w, apart * k), (whole, steps), room, sums.of(0, apart, height));
     } else {
         for group in 0..whole {
             let room = &mut room[group * group_len..][..len];
             let w = &w[group * k + from..];
-            tiles.stream(split, a, (w, apart * k), (1, steps), room, sums.of(group, apart));
+            tiles.stream(split, a, (w, apart * k), (1, steps), room, sums.of(group, apart, height));
         }
     }
     for group in whole..groups {
         // Of fewer rows, or less than whole steps: with zeros.
         copy.fill(0.0);
-        let (first_row, step) = rows_of(group, apart);
-        let copied: &mut [W] = &mut bytemuck::cast_slice_mut(copy)[..TILE * steps * STEP];
+        let (first_row, step) = rows_of(group, apart, height);
+        let copied: &mut [W] = &mut bytemuck::cast_slice_mut(copy)[..height * steps * STEP];
         let row = w.chunks_exact(k).skip(first_row).step_by(step);
         for (row, copied) in row.zip(copied.chunks_exact_mut(steps * STEP)) {
             let row = &row[from..k.min(from + copied.len())];
             copied[..row.len()].copy_from_slice(row);
         }
         let room = &mut room[group * group_len..][..len];
-        tiles.stream(split, a, (copied, steps * STEP), (1, steps), room, sums.of(group, apart));
+        tiles.stream(split, a, (copied, steps * STEP), (1, steps), room, sums.of(group, apart, height));
     }
 }
 
@@ -385,7 +388,7 @@ fn again(
         // A group that no other like it follows is multiplied twice, with the same result.
         let second = usize::from(group + 1 < apart);
         let w = [0, second].map(|i| &w[(group + i) * group_len..]);
-        let mut sums = sums.of(group, apart);
+        let mut sums = sums.of(group, apart, TILE);
         sums.from_group *= second;
         tiles.again(split, (a, used), (w, parts), steps, sums);
         group += 1 + second;

@@ -292,9 +292,9 @@ macro_rules! rows {
     };
 }
 
-/// All rows of a step, in eight pieces, through the macro `$then`.
+/// All rows of a step, 16 or 8, in eight pieces, through the macro `$then`.
 macro_rules! pieces {
-    ($columns:tt $then:ident $split:ident $dtype:ident $($how:tt)*) => {
+    (16 $columns:tt $then:ident $split:ident $dtype:ident $($how:tt)*) => {
         $then!(
             $($how)*
             rows!($columns $split $dtype 0 1),
@@ -307,15 +307,26 @@ macro_rules! pieces {
             rows!($columns $split $dtype 14 15)
         )
     };
+    (8 $columns:tt $then:ident $split:ident $dtype:ident $($how:tt)*) => {
+        $then!(
+            $($how)*
+            rows!($columns $split $dtype 0 1), "",
+            rows!($columns $split $dtype 2 3), "",
+            rows!($columns $split $dtype 4 5), "",
+            rows!($columns $split $dtype 6 7), ""
+        )
+    };
 }
 
 /// After the rows of a step: back to the first, a step further. What was written will be read.
 macro_rules! turn {
-    ($bytes:literal) => {
+    (16 $bytes:literal) => { turn!(by "4" $bytes) };
+    (8 $bytes:literal) => { turn!(by "3" $bytes) };
+    (by $shift:literal $bytes:literal) => {
         lines!(
-            "shl {s}, 4",
+            concat!("shl {s}, ", $shift),
             "sub {p}, {s}",
-            "shr {s}, 4",
+            concat!("shr {s}, ", $shift),
             concat!("add {p}, 64*", $bytes),
             "xchg {i}, {o}",
             "add {o}, {advance}",
@@ -323,21 +334,21 @@ macro_rules! turn {
     };
 }
 
-/// The whole of [`Tiles::stream`], by the numbers of columns, parts of activations and of weights, and bytes of a number. The last step
+/// The whole of [`Tiles::stream`], by the numbers of rows of weights, of columns, parts of activations and of weights, and bytes of a number. The last step
 /// of all has no rows after it to turn into bf16 numbers.
 macro_rules! stream {
-    ($columns:tt $split:ident $dtype:ident $a:tt $w:tt $bytes:literal) => {
+    ($height:tt $columns:tt $split:ident $dtype:ident $a:tt $w:tt $bytes:literal) => {
         concat!(
             start!("{steps}" 16 $columns),
-            pieces!($columns lines $split $dtype),
-            turn!($bytes),
+            pieces!($height $columns lines $split $dtype),
+            turn!($height $bytes),
             "mov {steps}, [{plan}]\n",
             "4:\n",
             "cmp qword ptr [{plan} + 8], 1\njne 2f\n",
             "dec {steps}\njz 3f\n",
             "2:\n",
-            pieces!($columns step $split $dtype $columns $a $w),
-            turn!($bytes),
+            pieces!($height $columns step $split $dtype $columns $a $w),
+            turn!($height $bytes),
             "dec {steps}\njnz 2b\n",
             "dec qword ptr [{plan} + 8]\njz 3f\n",
             all_sums!(store 16 $columns),
@@ -441,7 +452,7 @@ macro_rules! again {
 }
 
 impl Tiles {
-    /// The sums of `groups` times 16 rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was (of a
+    /// The sums of `groups` times 16 (or 8) rows of weights, `stride` apart, with columns of activations, over `steps` of K: what there was (of a
     /// single group), or zeros, and their products. Each further group begins where the rows of the one before end. The
     /// weights as bf16 numbers are left in `room`, all steps of a single group if it is so large, or else, in turns, the last two. Asks for
     /// the weights that follow in each row.
@@ -462,14 +473,15 @@ impl Tiles {
         assert!(groups > 0 && steps > 0, "{groups} groups of {steps} steps");
         assert!(groups == 1 || start == Start::Zero, "sums of one group only");
         assert!(room.as_ptr().addr().is_multiple_of(LINE), "room in whole lines");
-        let needed = stride.checked_mul(TILE - 1).and_then(|start| start.checked_add(groups * steps * STEP));
+        let needed =
+            stride.checked_mul(self.height - 1).and_then(|start| start.checked_add(groups * steps * STEP));
         assert!(needed.is_some_and(|needed| needed <= w.len()), "{groups} groups of weights");
         let keep = groups == 1 && room.len() >= steps * slot;
         assert!(keep || room.len() >= 2 * slot, "room for two steps");
         let width = self.check_width(a.tiles);
         let len = steps * 2 * split.activations() * TILE * width;
         assert!(len <= a.words.len(), "{steps} steps of activations");
-        check_sums(first, [(from_row, TILE), (from_group, groups)], width);
+        check_sums(first, [(from_row, self.height), (from_group, groups)], width);
         let mut plan =
             Plan { steps, groups, sums: 4 * from_group, activations: 4 * len, tile: TILE * self.across() };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
@@ -509,10 +521,11 @@ impl Tiles {
         macro_rules! columns {
             ($($how:tt)*) => {
                 match a.tiles {
-                    1 => run!(1 $($how)*),
-                    2 => run!(2 $($how)*),
-                    3 => run!(3 $($how)*),
-                    _ => run!(4 $($how)*),
+                    1 if self.height < TILE => run!(8 1 $($how)*),
+                    1 => run!(16 1 $($how)*),
+                    2 => run!(16 2 $($how)*),
+                    3 => run!(16 3 $($how)*),
+                    _ => run!(16 4 $($how)*),
                 }
             };
         }
@@ -542,7 +555,7 @@ impl Tiles {
         assert!(steps > 0 && w.iter().all(|w| needed * parts <= w.len()), "{steps} steps of weights");
         assert!(needed * split.activations() * a.tiles <= a.words.len(), "{steps} steps of activations");
         assert!(
-            (1..=3).contains(&parts) && columns <= a.tiles && a.tiles == 2,
+            (1..=3).contains(&parts) && columns <= a.tiles && a.tiles == 2 && self.height == TILE,
             "{columns} columns of {}, {parts} parts",
             a.tiles
         );
@@ -596,6 +609,7 @@ impl Tiles {
             tiles == 1 && width > 0 || (2..=4).contains(&tiles) && width == TILE,
             "{tiles} tiles of {width}"
         );
+        assert!(tiles == 1 || self.height == TILE, "{tiles} tiles with {} rows of weights", self.height);
         tiles * width
     }
 }
