@@ -38,6 +38,8 @@ pub struct Team {
     /// The followers; the leader is whoever enters.
     pool: Option<rayon::ThreadPool>,
     threads: usize,
+    /// Whether there are more threads than cores.
+    crowded: bool,
     isa: Isa,
     /// Whether a caller has the followers.
     taken: AtomicBool,
@@ -60,10 +62,8 @@ impl Team {
     /// # Errors
     /// If threads cannot be started.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self, Error> {
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if threads == 0 { cores } else { threads };
         if threads > MOST_THREADS {
             return Err(Error::Threads { threads, message: format!("at most {MOST_THREADS} make sense") });
         }
@@ -76,7 +76,7 @@ impl Team {
             })
             .transpose()
             .map_err(|e| Error::Threads { threads, message: e.to_string() })?;
-        Ok(Self { pool, threads, isa, taken: AtomicBool::new(false) })
+        Ok(Self { pool, threads, crowded: threads > cores, isa, taken: AtomicBool::new(false) })
     }
 
     /// How many threads work together, the caller's included.
@@ -108,7 +108,7 @@ impl Team {
         };
         match &self.pool {
             Some(pool) if !self.taken.swap(true, Acquire) => {
-                let regions = Regions::new();
+                let regions = Regions::new(self.crowded);
                 pool.in_place_scope(|scope| {
                     let _finish = Finish(&regions, &self.taken);
                     for _ in 1..self.threads {
