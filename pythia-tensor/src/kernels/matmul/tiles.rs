@@ -19,8 +19,8 @@
 //! Up to 64 rows of activations are a single unit, of one to four tiles. Weights go by once, over as much of K as the second-level cache
 //! holds of the activations.
 //!
-//! The rows of weights that are multiplied together lie far apart, so that each is a long stream through memory, which the
-//! machine's own prefetching follows; the rows after them are the next to be multiplied.
+//! The rows of weights that are multiplied together, sixteen (or eight: in bf16, up to 16 rows of activations), lie far apart, so that each is a long stream
+//! through memory, which the machine's own prefetching follows; the rows after them are the next to be multiplied.
 //!
 //! An output is summed in an order that only K decides, so that a row's bits are the same in any company. Of random numbers, sums differ
 //! from the true ones by 2.3e-7 of them with K = 1024 (`f32` multiply-adds of AVX-512 by 1.6e-7, of AVX2 by 2.1e-7, portable 2.9e-7), and
@@ -74,15 +74,32 @@
 //!
 //! What is read from the second-level cache is the limit of many rows: from the first, the tiles run at 0.8 of their peak, here at 0.45.
 //!
-//! One row is held up by the turning of weights into bf16 numbers: from the caches 1 KB of weights takes 52 ns, of which the vector units
-//! alone would need 26 and the tiles alone 21, but they share the ports that load; from memory a core's share is 61 ns. For one row,
+//! One row is held up by the turning of weights into bf16 numbers: from the caches 1 KB of weights takes 42 ns, of which the vector units
+//! alone would need 27 and the tiles alone 24 (16 cycles a product), but they share the ports that load; from memory a core's share is 61 ns. For one row,
 //! turning two rows after each product brought 0.03; 32 rows instead of 16, turned
 //! before they are multiplied, 0.7 of the speed; neighbouring rows 0.9, and 0.75 with all of the next sixteen asked for in the order of memory (from
 //! the caches 1.1): a core's own requests are too few; groups one by one instead of one after another without a pause
-//! 0.92; asking 1024 bytes ahead instead of 512, 0.96. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98
-//! in `exact`.
+//! 0.92. Asking for half a kilobyte of one row after another brought 1.03 in bf16 and 0.98 in `exact`.
 //!
-//! The sixteen rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
+//! What one row reads is kept in the first level, of 48 KB in sets of twelve lines. Products of a layer in turns with the build before, GB/s of weights from memory
+//! where reading alone reaches 28 to 30:
+//!
+//! | 1 row | `exact` | bf16 |
+//! |---|---|---|
+//! | a tile of activations every 1024 bytes, in four of the 64 sets; asked for into the second level, 512 bytes ahead | 22.0 | 22.6 |
+//! | one after another (this) | 24.7 | 25.1 |
+//! | that, asked for into the first level: 512, 256, 384 bytes ahead (this) | 24.7, 24.5, 25.5 | 24.7, 25.4, 25.7 |
+//! | the same, both lines of a row before either is read | 24.2 | 25.0 |
+//! | tiles as equal as they can be, instead of a last one that is shorter | +0.1 | +0.3 |
+//! | and by eight rows (this, in bf16) | | +1.5 |
+//!
+//! Sixteen rows a multiple of 4 KB apart (K from 2048 on) fall into one set; eight fit there. In `exact` eight would not pay, because a product of eight rows
+//! takes 12 cycles. With 2 to 64 rows asking into the first level made no difference (1), or
+//! 0.95 to 1 (2 to 4 tiles); with 512 rows 0.96 in bf16. Turning one half of a step after the other, or steps that do not lie 4 KB apart: 0.98 to 1.02.
+//!
+//! One product of the layer beside attention, which leaves the memory idle: 0.99 to 1.01 for one sequence in all precisions.
+//!
+//! The rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
 //! cache: one sequence in `exact` ran at 0.85 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
 //! weights are read once for all units, neighbouring rows instead of those 16 apart made no difference.
 //!

@@ -5,9 +5,9 @@
 //! halves:
 //!
 //! ```text
-//! weights, a step       [2 halves][parts][16 rows][16 pairs of bf16]
+//! weights, a step       [2 halves][parts][16 or 8 rows][16 pairs of bf16], a part every 1024 bytes
 //! activations, a step   [2 halves][1 to 4 tiles][parts, the smallest first][16 pairs][16 or fewer columns]
-//! sums                  [16 rows of weights][columns]
+//! sums                  [16 or 8 rows of weights][columns]
 //! ```
 //!
 //! Which two numbers make a pair does not matter as long as both operands agree: [`Split::Whole`] pairs number `i` of a half with
