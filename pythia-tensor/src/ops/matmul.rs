@@ -136,6 +136,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
         let mut parts = works.iter().zip(&cuts);
         let mut tiles = jobs.map(|(out, _)| match parts.next().expect("one work per job") {
             (work, &Cut::Every(rows, cols)) => Tiles::new(out, rows, cols, work),
+            #[cfg(target_arch = "x86_64")]
             (work, Cut::Columns(bounds)) => Tiles::columns(out, bounds, work),
         });
         crew.run(&mut tiles);
@@ -147,6 +148,7 @@ enum Cut {
     /// So many rows of so many columns.
     Every(usize, usize),
     /// All rows, and the columns from each of these to the next.
+    #[cfg(target_arch = "x86_64")]
     Columns(Vec<usize>),
 }
 
@@ -158,10 +160,11 @@ impl Cut {
             return Self::Every(rows, cols);
         }
         #[cfg(target_arch = "x86_64")]
-        if m <= Tiled::FEW
-            && let Some(tiled) = products.iter().find_map(|p| p.tiled(isa))
-        {
-            return Self::Columns(tiled.few_cols(n, FEW_TILES * threads));
+        if isa.has_tiles() && m <= Tiled::FEW {
+            // The most that a product multiplies together; products of integers come in whole groups.
+            let heights = products.iter().map(|p| p.tiled(isa).map_or(quantized::COLS, Tiled::height));
+            let height = heights.max().unwrap_or(quantized::COLS);
+            return Self::Columns(Tiled::few_bounds(n, FEW_TILES * threads, height));
         }
         let (rows, cols) = tile_size(isa, [m, n], threads, products);
         Self::Every(rows, cols)

@@ -31,8 +31,8 @@ const REGION: u64 = 1 << 32;
 /// forward pass, shorter than anybody notices on an idle machine.
 const SPINS: u32 = 1000;
 
-/// The same with a core for every thread, where nobody else needs it: on a virtual machine waking up takes as long as a product, and one
-/// sequence decodes 1.01 to 1.03 times as fast (eight threads on two cores would take 1.5 times as long as two, instead of 1.2 to 1.35).
+/// The same with a core for every thread, about 200 microseconds: on a virtual machine waking up takes as long as a product, and one
+/// sequence decodes 1.00 to 1.02 times as fast (eight threads on two cores would take 1.5 times as long as two, instead of 1.2 to 1.35).
 const PATIENT_SPINS: u32 = 4 * SPINS;
 
 /// Looks at the state before a waiting leader offers its time slice to others.

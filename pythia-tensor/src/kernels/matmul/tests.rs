@@ -301,6 +301,10 @@ fn tiles_of_longer_rows_than_the_cache_match_the_reference() {
             check_company::<f16>(isa, false, [m, n, k], 7);
         }
         check_tiled::<f32>(isa, true, [33, 2, (1 << 18) + 1], 7);
+        // A single tile, of 16 columns.
+        check_tiled::<f16>(isa, false, [16, 20, 11000], 7);
+        check_tiled::<f16>(isa, true, [16, 20, 33000], 7);
+        check_company::<f16>(isa, true, [17, 20, 33000], 7);
     }
 }
 
@@ -327,23 +331,22 @@ fn tiles_of_every_f16_are_exact() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn rows_of_weights_that_are_multiplied_together_lie_an_odd_number_of_rows_apart() {
-    let isa = Isa::available().iter();
-    for (isa, height) in isa.flat_map(|isa| [(isa, 16), (isa, 8)]) {
-        // Of a single row in bf16, fewer.
-        let Some(tiled) = super::Tiled::of(*isa, height == 8, 1) else { continue };
+    for height in [8, 16] {
         for (n, tiles) in [1, 16, 17, 32, 512, 700, 1024, 3072, 4096, 50304]
             .into_iter()
             .flat_map(|n| [1, 2, 4, 6, 16].map(|tiles| (n, tiles)))
         {
-            let bounds = tiled.few_cols(n, tiles);
-            assert!(bounds.starts_with(&[0]) && bounds.ends_with(&[n]), "{n} in {tiles}: {bounds:?}");
+            let bounds = super::Tiled::few_bounds(n, tiles, height);
+            let what = format!("{n} in {tiles}: {bounds:?}");
+            assert!(bounds.starts_with(&[0]) && bounds.ends_with(&[n]), "{what}");
             let mut groups: Vec<_> = bounds.windows(2).map(|b| (b[1] - b[0]).div_ceil(height)).collect();
+            let even = n.div_ceil(height) < tiles || groups.len().is_multiple_of(tiles);
+            assert!(even && (groups.len() <= tiles || n > 2048 * tiles), "{what}");
             let last = groups.pop().unwrap();
-            assert!(groups.iter().all(|groups| groups % 2 == 1), "{n} in {tiles}: {bounds:?}");
+            assert!(groups.iter().all(|groups| groups % 2 == 1), "{what}");
             let odd = groups.iter().min().copied().unwrap_or(last);
-            assert!(groups.iter().all(|&groups| groups <= odd + 2), "{n} in {tiles}: {bounds:?}");
-            assert!(last <= odd + 1 && odd * height <= 2048 + height, "{n} in {tiles}: {bounds:?}");
-            assert!(groups.len() < tiles || n > 2048 * tiles, "{n} in {tiles}: {bounds:?}");
+            assert!(groups.iter().all(|&groups| groups <= odd + 2) && last <= odd + 1, "{what}");
+            assert!(groups.is_empty() || odd * height <= 2048 + height, "{what}");
         }
     }
 }

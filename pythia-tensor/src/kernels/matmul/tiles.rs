@@ -99,7 +99,7 @@
 //!
 //! One product of the layer beside attention, which leaves the memory idle: 0.99 to 1.01 for one sequence in all precisions.
 //!
-//! The rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
+//! The rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_bounds`]). An even number apart, as before, they fell into the same few sets of the second-level
 //! cache: one sequence in `exact` ran at 0.85 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
 //! weights are read once for all units, neighbouring rows instead of those 16 apart made no difference.
 //!
@@ -150,8 +150,6 @@ pub(crate) struct Tiled {
     tiles: usize,
     /// Columns of a tile.
     width: usize,
-    /// Rows of weights that are multiplied together.
-    height: usize,
 }
 
 impl Tiled {
@@ -170,8 +168,12 @@ impl Tiled {
         let few = rows <= FEW;
         let tiles = if few { rows.div_ceil(TILE).max(1) } else { ROWS / TILE };
         let width = if rows > TILE { TILE } else { rows.max(1).next_power_of_two() };
-        let height = if rounded && rows <= TILE { TILE / 2 } else { TILE };
-        isa.amx().map(|amx| Self { amx, split, few, tiles, width, height })
+        isa.amx().map(|amx| Self { amx, split, few, tiles, width })
+    }
+
+    /// Rows of weights that are multiplied together.
+    pub(crate) const fn height(self) -> usize {
+        self.split.height(self.tiles)
     }
 
     /// Rows of activations of a unit.
@@ -189,20 +191,20 @@ impl Tiled {
         k.div_ceil(STEP) * 2 * self.half_len()
     }
 
-    /// Where `n` columns of the output are cut into about so many tiles for up to [`Tiled::FEW`] rows: each has an odd number of groups of rows of weights, and
+    /// Where `n` columns of the output are cut into about so many tiles for up to [`Tiled::FEW`] rows: each has an odd number of groups of `height` rows of weights, and
     /// thereby of rows from one to the next of those that are multiplied together. Rows have a power of two of bytes or nearly so; an even number of
     /// them apart, all streams would fall into a few sets of the second-level cache and drive each other out before they are used.
     ///
     /// Tiles are as equal as that allows; the last has what is left.
-    pub(crate) fn few_cols(self, n: usize, tiles: usize) -> Vec<usize> {
-        let groups = n.div_ceil(self.height);
+    pub(crate) fn few_bounds(n: usize, tiles: usize, height: usize) -> Vec<usize> {
+        let groups = n.div_ceil(height);
         // If that is not enough, several times as many, so that they still come out even among the threads.
-        let count = tiles * (groups.div_ceil(tiles * (FEW_COLUMNS / self.height))).max(1);
+        let count = tiles * (groups.div_ceil(tiles * (FEW_COLUMNS / height))).max(1);
         let odd = (groups / count).saturating_sub(1) | 1;
         let longer = groups.saturating_sub(odd * count) / 2;
         let sizes = (0..).map(|tile| if tile < longer { odd + 2 } else { odd });
         let starts = sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size)));
-        let starts = starts.take(count).map(|group| group * self.height).take_while(|&start| start < n);
+        let starts = starts.take(count).map(|group| group * height).take_while(|&start| start < n);
         starts.chain([n]).collect()
     }
 
@@ -272,7 +274,7 @@ fn linear<W: Element>(
     out: &mut Tile<'_>,
     (room, sums): (&mut Lines, &mut Lines),
 ) {
-    let Tiled { split, few, tiles: count, width, height, .. } = tiled;
+    let (Tiled { split, few, tiles: count, width, .. }, height) = (tiled, tiled.height());
     let (rows, cols, unit_rows, unit_len) = (out.rows(), out.cols(), tiled.unit_rows(), tiled.unit_len(k));
     assert!(rows.start.is_multiple_of(unit_rows), "rows {rows:?} in units of {unit_rows}");
     let a = &a[rows.start / unit_rows * unit_len..];
@@ -284,7 +286,7 @@ fn linear<W: Element>(
     let group_len = block_len * slot(split, W::DTYPE);
     // Of weights as bf16 numbers, two steps are there at a time, or, of many units, all that they will be multiplied with.
     let kept = if few { slot(split, W::DTYPE) * 2 } else { COLUMNS / TILE * group_len };
-    let copied = TILE * block_len * STEP * size_of::<W>() / size_of::<f32>();
+    let copied = height * block_len * STEP * size_of::<W>() / size_of::<f32>();
     let (room, copy) = room.floats(kept + copied).split_at_mut(kept);
     // From one column's sums to the next one's. Those of all units wait for the next block of K, if there is one.
     let stride = count * width;
@@ -306,7 +308,7 @@ fn linear<W: Element>(
                 let of_unit = UnitSums { columns: sums, stride, start };
                 if unit == 0 {
                     let room = (&mut *room, if few { 0 } else { group_len });
-                    stream(&tiles, (split, height), a, (w, k), block.clone(), room, copy, of_unit);
+                    stream(&tiles, split, a, (w, k), block.clone(), room, copy, of_unit);
                 } else {
                     let used = rows.len().div_ceil(TILE);
                     let w = (&*room, group_len, split.parts(W::DTYPE));
@@ -352,7 +354,7 @@ const fn slot(split: Split, dtype: DType) -> usize {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn stream<W: Element>(
     tiles: &Tiles,
-    (split, height): (Split, usize),
+    split: Split,
     a: Columns<'_>,
     (w, k): (&[W], usize),
     block: Range<usize>,
@@ -361,6 +363,7 @@ fn stream<W: Element>(
     mut sums: UnitSums<'_>,
 ) {
     let (rows, steps, from) = (w.len() / k, block.len(), block.start * STEP);
+    let height = split.height(a.tiles);
     let (apart, groups) = (rows / height, rows.div_ceil(height));
     // Groups that lie in whole steps.
     let whole = if block.end * STEP <= k { apart } else { 0 };

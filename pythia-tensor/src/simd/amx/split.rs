@@ -22,7 +22,7 @@ use std::mem::MaybeUninit;
 /// Numbers along K of a step.
 pub(crate) const STEP: usize = 64;
 
-/// Words of half a step: a tile.
+/// Words of half a step of 16 rows or columns: a tile.
 pub(crate) const HALF: usize = TILE * TILE;
 
 /// How numbers become bf16 numbers.
@@ -42,6 +42,14 @@ impl Split {
             (Self::Nearest, _) | (_, DType::BF16) => 1,
             (Self::Whole, DType::F16) => 2,
             (Self::Whole, DType::F32) => 3,
+        }
+    }
+
+    /// Rows of weights that are multiplied with so many tiles of activations together.
+    pub(crate) const fn height(self, tiles: usize) -> usize {
+        match self {
+            Self::Nearest if tiles == 1 => TILE / 2,
+            _ => TILE,
         }
     }
 
@@ -78,7 +86,7 @@ macro_rules! sums {
     (store $($tile:literal $at:literal),*) => { lines!($(concat!("tilestored [", $at, "], ", $tile)),*) };
 }
 
-/// [`sums!`] of columns of tiles, of 16 rows of weights or of twice 16.
+/// [`sums!`] of columns of tiles, of 16 (or 8) rows of weights or of twice 16.
 macro_rules! all_sums {
     ($to:ident 16 1) => { sums!($to "tmm0" "{c} + {stride}") };
     ($to:ident 16 2) => { lines!(all_sums!($to 16 1), sums!($to "tmm1" "{c} + {stride} + 64")) };
@@ -108,7 +116,7 @@ macro_rules! start {
     };
 }
 
-/// The next tile of activations.
+/// The next tile of activations, past which `{a}` goes on.
 macro_rules! activations {
     ($tile:literal) => {
         lines!(concat!("tileloadd ", $tile, ", [{a} + {across}]"), "add {a}, [{plan} + 32]")
@@ -129,7 +137,7 @@ macro_rules! product {
     };
 }
 
-/// One column of half a step of 16 rows of weights, by the parts of activations and of weights, of which the first two are in tiles 4
+/// One column of half a step of 16 (or 8) rows of weights, by the parts of activations and of weights, of which the first two are in tiles 4
 /// and 5. Products with fewer parts of weights are a beginning of those with more, and further parts of
 /// zero change nothing: weights have the same results in every type that holds them.
 macro_rules! column {
@@ -159,7 +167,7 @@ macro_rules! column {
     };
 }
 
-/// The first parts of half a step of 16 rows of weights.
+/// The first parts of half a step of 16 (or 8) rows of weights.
 macro_rules! parts {
     (1 $h:literal) => { weights!("tmm4" "{i}" 1 $h 0) };
     ($parts:literal $h:literal) => {
@@ -167,7 +175,7 @@ macro_rules! parts {
     };
 }
 
-/// A step of 16 rows of weights, by the numbers of columns and of parts, and something else in its course.
+/// A step of 16 (or 8) rows of weights, by the numbers of columns and of parts, and something else in its course.
 macro_rules! step {
     (1 $a:tt $w:tt $d:expr, $e:expr, $f:expr, $g:expr, $p:expr, $q:expr, $r:expr, $s:expr) => {
         lines!(
@@ -470,18 +478,19 @@ impl Tiles {
         Sums { first, from_row, from_group, start }: Sums<'_>,
     ) {
         let slot = 2 * split.parts(W::DTYPE) * HALF;
+        let (width, height) = (self.check_width(a.tiles), split.height(a.tiles));
+        assert!(self.height == height, "tiles of {} rows of weights instead of {height}", self.height);
         assert!(groups > 0 && steps > 0, "{groups} groups of {steps} steps");
         assert!(groups == 1 || start == Start::Zero, "sums of one group only");
         assert!(room.as_ptr().addr().is_multiple_of(LINE), "room in whole lines");
         let needed =
-            stride.checked_mul(self.height - 1).and_then(|start| start.checked_add(groups * steps * STEP));
+            stride.checked_mul(height - 1).and_then(|start| start.checked_add(groups * steps * STEP));
         assert!(needed.is_some_and(|needed| needed <= w.len()), "{groups} groups of weights");
         let keep = groups == 1 && room.len() >= steps * slot;
         assert!(keep || room.len() >= 2 * slot, "room for two steps");
-        let width = self.check_width(a.tiles);
         let len = steps * 2 * split.activations() * TILE * width;
         assert!(len <= a.words.len(), "{steps} steps of activations");
-        check_sums(first, [(from_row, self.height), (from_group, groups)], width);
+        check_sums(first, [(from_row, height), (from_group, groups)], width);
         let mut plan =
             Plan { steps, groups, sums: 4 * from_group, activations: 4 * len, tile: TILE * self.across() };
         // Each step's place is read a step after it was written. `advance` is from one such place to the one after the next.
@@ -519,10 +528,9 @@ impl Tiles {
             };
         }
         macro_rules! columns {
-            ($($how:tt)*) => {
+            ($height:tt $($how:tt)*) => {
                 match a.tiles {
-                    1 if self.height < TILE => run!(8 1 $($how)*),
-                    1 => run!(16 1 $($how)*),
+                    1 => run!($height 1 $($how)*),
                     2 => run!(16 2 $($how)*),
                     3 => run!(16 3 $($how)*),
                     _ => run!(16 4 $($how)*),
@@ -530,12 +538,12 @@ impl Tiles {
             };
         }
         match (split, W::DTYPE) {
-            (Split::Whole, DType::F16) => columns!(Whole F16 3 2 2),
-            (Split::Whole, DType::BF16) => columns!(Whole BF16 3 1 2),
-            (Split::Whole, DType::F32) => columns!(Whole F32 3 3 4),
-            (Split::Nearest, DType::F16) => columns!(Nearest F16 1 1 2),
-            (Split::Nearest, DType::BF16) => columns!(Nearest BF16 1 1 2),
-            (Split::Nearest, DType::F32) => columns!(Nearest F32 1 1 4),
+            (Split::Whole, DType::F16) => columns!(16 Whole F16 3 2 2),
+            (Split::Whole, DType::BF16) => columns!(16 Whole BF16 3 1 2),
+            (Split::Whole, DType::F32) => columns!(16 Whole F32 3 3 4),
+            (Split::Nearest, DType::F16) => columns!(8 Nearest F16 1 1 2),
+            (Split::Nearest, DType::BF16) => columns!(8 Nearest BF16 1 1 2),
+            (Split::Nearest, DType::F32) => columns!(8 Nearest F32 1 1 4),
         }
     }
 
@@ -559,6 +567,7 @@ impl Tiles {
             "{columns} columns of {}, {parts} parts",
             a.tiles
         );
+        self.check_width(a.tiles);
         check_sums(first, [(from_row, TILE), (from_group, 2)], self.check_width(columns));
         let c = first.as_mut_ptr();
         let mut nobody = Nobody(MaybeUninit::uninit());
@@ -609,7 +618,6 @@ impl Tiles {
             tiles == 1 && width > 0 || (2..=4).contains(&tiles) && width == TILE,
             "{tiles} tiles of {width}"
         );
-        assert!(tiles == 1 || self.height == TILE, "{tiles} tiles with {} rows of weights", self.height);
         tiles * width
     }
 }
