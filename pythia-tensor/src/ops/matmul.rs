@@ -8,6 +8,8 @@ use crate::kernels::matmul::{PANEL, Tiled, linear_bf16};
 use crate::kernels::quantized::{self, quantized_products};
 use crate::kernels::rows::{Epilogue, Gelu, ask_for, epilogue_row};
 use crate::memory::Lines;
+#[cfg(target_arch = "x86_64")]
+use crate::team::Uneven;
 use crate::{Crew, Isa, Mat, MatMut, Quantized, Tensor, Tile, Tiles};
 use std::cell::RefCell;
 
@@ -137,7 +139,7 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
         let mut tiles = jobs.map(|(out, _)| match parts.next().expect("one work per job") {
             (work, &Cut::Every(rows, cols)) => Tiles::new(out, rows, cols, work),
             #[cfg(target_arch = "x86_64")]
-            (work, Cut::Columns(bounds)) => Tiles::columns(out, bounds, work),
+            (work, &Cut::Columns(parts)) => Tiles::columns(out, parts, work),
         });
         crew.run(&mut tiles);
     });
@@ -147,9 +149,9 @@ pub fn matmuls<const J: usize>(crew: &Crew<'_>, jobs: [(MatMut<'_>, &[Product<'_
 enum Cut {
     /// So many rows of so many columns.
     Every(usize, usize),
-    /// All rows, and the columns from each of these to the next.
+    /// All rows of parts of the columns.
     #[cfg(target_arch = "x86_64")]
-    Columns(Vec<usize>),
+    Columns(Uneven),
 }
 
 impl Cut {
@@ -164,7 +166,7 @@ impl Cut {
             // The most that a product multiplies together; products of integers come in whole groups.
             let heights = products.iter().map(|p| p.tiled(isa).map_or(quantized::COLS, Tiled::height));
             let height = heights.max().unwrap_or(quantized::COLS);
-            return Self::Columns(Tiled::few_bounds(n, FEW_TILES * threads, height));
+            return Self::Columns(Tiled::few_cols(n, FEW_TILES * threads, height));
         }
         let (rows, cols) = tile_size(isa, [m, n], threads, products);
         Self::Every(rows, cols)

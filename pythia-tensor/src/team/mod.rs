@@ -8,6 +8,7 @@
 mod region;
 mod tiles;
 
+pub(crate) use tiles::Uneven;
 pub use tiles::{Mat, MatMut, Tile, Tiles};
 
 use crate::{Error, Isa};

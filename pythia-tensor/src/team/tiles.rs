@@ -189,24 +189,33 @@ enum Cuts<'a> {
     Every(usize),
     /// From each of these to the next.
     At(&'a [usize]),
+    Uneven(Uneven),
 }
 
-impl<'a> Cuts<'a> {
-    /// # Panics
-    /// If they do not rise from 0 to `len`.
-    fn at(bounds: &'a [usize], len: usize, what: &str) -> Self {
-        assert!(
-            bounds.first() == Some(&0) && bounds.last() == Some(&len) && bounds.is_sorted(),
-            "{what} bounds {bounds:?} of a matrix of {len} {what}s"
-        );
-        Self::At(bounds)
-    }
+/// `count` parts: the first `longer` of `len` and `more`, the others of `len`, and the last of what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Uneven {
+    pub(crate) count: usize,
+    pub(crate) len: usize,
+    pub(crate) longer: usize,
+    pub(crate) more: usize,
+}
 
+impl Uneven {
+    /// Part `i` of `all`.
+    pub(crate) fn part(self, i: usize, all: usize) -> Range<usize> {
+        let start = |i: usize| (i * self.len + i.min(self.longer) * self.more).min(all);
+        start(i)..if i + 1 < self.count { start(i + 1) } else { all }
+    }
+}
+
+impl Cuts<'_> {
     /// How many parts `len` has.
     fn count(self, len: usize) -> usize {
         match self {
             Self::Every(n) => len.div_ceil(n),
             Self::At(bounds) => bounds.len() - 1,
+            Self::Uneven(parts) => parts.count,
         }
     }
 
@@ -215,6 +224,7 @@ impl<'a> Cuts<'a> {
         match self {
             Self::Every(n) => i * n..(i * n + n).min(len),
             Self::At(bounds) => bounds[i]..bounds[i + 1],
+            Self::Uneven(parts) => parts.part(i, len),
         }
     }
 }
@@ -241,17 +251,19 @@ impl<'a> Tiles<'a> {
         work: &'a (dyn Fn(Tile<'_>) + Sync),
     ) -> Self {
         assert!(cols > 0, "tiles of no columns");
-        let rows = Cuts::at(bounds, out.rows, "row");
-        Self { out, rows, cols: Cuts::Every(cols), last_first: true, work }
+        assert!(
+            bounds.first() == Some(&0) && bounds.last() == Some(&out.rows) && bounds.is_sorted(),
+            "row bounds {bounds:?} of a matrix of {} rows",
+            out.rows
+        );
+        Self { out, rows: Cuts::At(bounds), cols: Cuts::Every(cols), last_first: true, work }
     }
 
-    /// Tiles of all rows, whose columns end where the next begin: `bounds[i]..bounds[i + 1]`.
-    ///
-    /// # Panics
-    /// If `bounds` does not rise from 0 to the number of columns.
-    pub fn columns(out: MatMut<'a>, bounds: &'a [usize], work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
-        let (rows, cols) = (Cuts::Every(out.rows.max(1)), Cuts::at(bounds, out.cols, "column"));
-        Self { out, rows, cols, last_first: false, work }
+    /// Tiles of all rows and parts of the columns.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) fn columns(out: MatMut<'a>, parts: Uneven, work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
+        let rows = Cuts::Every(out.rows.max(1));
+        Self { out, rows, cols: Cuts::Uneven(parts), last_first: false, work }
     }
 
     pub(super) fn count(&self) -> usize {

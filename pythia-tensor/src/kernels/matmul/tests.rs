@@ -336,10 +336,16 @@ fn rows_of_weights_that_are_multiplied_together_lie_an_odd_number_of_rows_apart(
             .into_iter()
             .flat_map(|n| [1, 2, 4, 6, 16].map(|tiles| (n, tiles)))
         {
-            let bounds = super::Tiled::few_bounds(n, tiles, height);
-            let what = format!("{n} in {tiles}: {bounds:?}");
-            assert!(bounds.starts_with(&[0]) && bounds.ends_with(&[n]), "{what}");
-            let mut groups: Vec<_> = bounds.windows(2).map(|b| (b[1] - b[0]).div_ceil(height)).collect();
+            let parts = super::Tiled::few_cols(n, tiles, height);
+            let what = format!("{n} in {tiles}: {parts:?}");
+            let mut end = 0;
+            let mut groups = vec![];
+            for part in (0..parts.count).map(|i| parts.part(i, n)) {
+                assert!(part.start == end && !part.is_empty(), "{what}: {part:?}");
+                end = part.end;
+                groups.push(part.len().div_ceil(height));
+            }
+            assert_eq!(end, n, "{what}");
             let even = n.div_ceil(height) < tiles || groups.len().is_multiple_of(tiles);
             assert!(even && (groups.len() <= tiles || n > 2048 * tiles), "{what}");
             let last = groups.pop().unwrap();

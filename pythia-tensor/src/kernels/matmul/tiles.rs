@@ -99,7 +99,7 @@
 //!
 //! One product of the layer beside attention, which leaves the memory idle: 0.99 to 1.01 for one sequence in all precisions.
 //!
-//! The rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_bounds`]). An even number apart, as before, they fell into the same few sets of the second-level
+//! The rows are an odd number of rows apart but in the last tile of a product ([`Tiled::few_cols`]). An even number apart, as before, they fell into the same few sets of the second-level
 //! cache: one sequence in `exact` ran at 0.85 (70m) to 0.95 (410m, 1.4b) of the speed, eight of 1.4b at 0.8. With many rows, whose
 //! weights are read once for all units, neighbouring rows instead of those 16 apart made no difference.
 //!
@@ -115,6 +115,7 @@ use crate::memory::Lines;
 use crate::simd::amx::split::{Columns, HALF, STEP, Split, Sums};
 use crate::simd::amx::{Start, TILE, Tiles};
 use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Simd};
+use crate::team::Uneven;
 use crate::{DType, Element, Isa, Mat, Tile};
 use std::ops::Range;
 
@@ -196,16 +197,13 @@ impl Tiled {
     /// them apart, all streams would fall into a few sets of the second-level cache and drive each other out before they are used.
     ///
     /// Tiles are as equal as that allows; the last has what is left.
-    pub(crate) fn few_bounds(n: usize, tiles: usize, height: usize) -> Vec<usize> {
+    pub(crate) fn few_cols(n: usize, tiles: usize, height: usize) -> Uneven {
         let groups = n.div_ceil(height);
         // If that is not enough, several times as many, so that they still come out even among the threads.
-        let count = tiles * (groups.div_ceil(tiles * (FEW_COLUMNS / height))).max(1);
-        let odd = (groups / count).saturating_sub(1) | 1;
+        let count = (tiles * groups.div_ceil(tiles * (FEW_COLUMNS / height))).min(groups);
+        let odd = (groups / count.max(1)).saturating_sub(1) | 1;
         let longer = groups.saturating_sub(odd * count) / 2;
-        let sizes = (0..).map(|tile| if tile < longer { odd + 2 } else { odd });
-        let starts = sizes.scan(0, |start, size| Some(std::mem::replace(start, *start + size)));
-        let starts = starts.take(count).map(|group| group * height).take_while(|&start| start < n);
-        starts.chain([n]).collect()
+        Uneven { count, len: odd * height, longer, more: 2 * height }
     }
 
     /// Packs a unit of activations.
