@@ -163,9 +163,9 @@ impl Cut {
         }
         #[cfg(target_arch = "x86_64")]
         if isa.has_tiles() && m <= Tiled::FEW {
-            // The most that a product multiplies together; products of integers come in whole groups.
-            let heights = products.iter().map(|p| p.tiled(isa).map_or(quantized::COLS, Tiled::height));
-            let height = heights.max().unwrap_or(quantized::COLS);
+            // The most that a product multiplies together. Products of integers may start at any multiple of 16 columns.
+            let heights = products.iter().map(|p| p.tiled(isa).map_or(Tiled::HEIGHT, Tiled::height));
+            let height = heights.max().unwrap_or(Tiled::HEIGHT);
             return Self::Columns(Tiled::few_cols(n, FEW_TILES * threads, height));
         }
         let (rows, cols) = tile_size(isa, [m, n], threads, products);

@@ -8,6 +8,7 @@
 mod region;
 mod tiles;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::Uneven;
 pub use tiles::{Mat, MatMut, Tile, Tiles};
 

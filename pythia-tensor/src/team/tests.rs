@@ -37,6 +37,7 @@ fn ragged_blocks_cover_their_rows_and_know_their_number() {
     assert_eq!(first_column, [0.0, 2.0, 2.0, 2.0, 3.0, 3.0]);
 }
 
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn uneven_columns_cover_all_rows() {
     let team = Team::new(2).unwrap();

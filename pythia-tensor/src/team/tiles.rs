@@ -189,10 +189,12 @@ enum Cuts<'a> {
     Every(usize),
     /// From each of these to the next.
     At(&'a [usize]),
+    #[cfg(target_arch = "x86_64")]
     Uneven(Uneven),
 }
 
 /// `count` parts: the first `longer` of `len` and `more`, the others of `len`, and the last of what is left.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uneven {
     pub(crate) count: usize,
@@ -201,6 +203,7 @@ pub(crate) struct Uneven {
     pub(crate) more: usize,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Uneven {
     /// Part `i` of `all`.
     pub(crate) fn part(self, i: usize, all: usize) -> Range<usize> {
@@ -215,6 +218,7 @@ impl Cuts<'_> {
         match self {
             Self::Every(n) => len.div_ceil(n),
             Self::At(bounds) => bounds.len() - 1,
+            #[cfg(target_arch = "x86_64")]
             Self::Uneven(parts) => parts.count,
         }
     }
@@ -224,6 +228,7 @@ impl Cuts<'_> {
         match self {
             Self::Every(n) => i * n..(i * n + n).min(len),
             Self::At(bounds) => bounds[i]..bounds[i + 1],
+            #[cfg(target_arch = "x86_64")]
             Self::Uneven(parts) => parts.part(i, len),
         }
     }
@@ -260,7 +265,7 @@ impl<'a> Tiles<'a> {
     }
 
     /// Tiles of all rows and parts of the columns.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn columns(out: MatMut<'a>, parts: Uneven, work: &'a (dyn Fn(Tile<'_>) + Sync)) -> Self {
         let rows = Cuts::Every(out.rows.max(1));
         Self { out, rows, cols: Cuts::Uneven(parts), last_first: false, work }

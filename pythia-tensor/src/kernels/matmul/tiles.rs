@@ -163,6 +163,9 @@ impl Tiled {
     /// Columns of the output that are computed together with more rows than these.
     pub(crate) const COLS: usize = COLUMNS;
 
+    /// Rows of weights that are multiplied together at most.
+    pub(crate) const HEIGHT: usize = TILE;
+
     /// For so many rows of activations, if the instruction set has tiles: `rounded` to bf16 with their weights, or not.
     pub(crate) fn of(isa: Isa, rounded: bool, rows: usize) -> Option<Self> {
         let split = if rounded { Split::Nearest } else { Split::Whole };
