@@ -10,10 +10,10 @@
 //! so on. The loops, from the outside:
 //!
 //! ```text
-//! panels of columns
-//!     blocks of KC elements         the panel's weights are packed
-//!         chains                    their part of the panel stays in the first-level cache
-//!             groups of rows        their part of the activations streams through
+//! two panels of columns
+//!     blocks of KC elements         the panels' weights are packed
+//!         chains                    their part of the panels stays in the first-level cache
+//!             groups of rows        their part of the activations streams through, and is used twice
 //! ```
 //!
 //! Measured with AVX2 on a Zen 3 core, 512 rows, the products of a layer with C = 1024, as fractions of the same run's peak (best of
@@ -35,15 +35,23 @@
 //! Asked for while the panel before is packed, its weights have left the second-level cache when they are needed (packing takes
 //! 7 % of the time instead of 3). Packing makes it lose below about 100 rows: 48 rows 0.62, dot products 0.73. The tile's own loop
 //! runs at 0.98 and takes 83 % of the time; joining chains 4 %, GELU and the outputs 5 %, packing weights 2.5 %, activations 1.5 %, asking 1 %. Two panels for each pass
-//! over the activations halve what is read of them, and lose 0.01: it is not the third-level cache that holds this up. Nor does it help
+//! over the activations (this) halve what is read of them, and lose 0.01 there: it is not the third-level cache that holds that machine up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
 //! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. Two chains of a group one after another,
 //! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
 //!
-//! On a core with two 256-bit multiply-adds a cycle and a second-level cache of 2 MB, C = 1024, as fractions of the peak of each run, means of six in turns: the next group's
-//! activations asked for at each step 0.79, at every second one (this) 0.82, that into the first level 0.81, three times in eight steps 0.82, not at all 0.70.
+//! On two cores of an Intel Xeon (two 256-bit multiply-adds a cycle, first level 48 KB, second 2 MB), shared with other machines, C = 1024, means of
+//! five or six runs in turns:
+//!
+//! | 512 rows | fraction, when others work | when it is quiet |
+//! |---|---|---|
+//! | a panel for each pass; the next group's activations asked for at each step, at every second | 0.79-0.81, 0.80-0.82 | 0.82 |
+//! | the same, into the first level; not at all | 0.81; 0.70 | |
+//! | two panels for each pass (this), three, four | 0.85 | 0.82, 0.79, 0.82 |
+//!
+//! A whole prompt of 410m with two panels is 1.01 times as fast; attention takes 6 % of it.
 
 use super::KC;
 use crate::kernels::rows::{Epilogue, epilogue};
@@ -83,8 +91,13 @@ impl Panels {
         group_rows(self.0.lanes())
     }
 
-    /// Rows of weights in a panel, columns of the output.
+    /// Columns of the output that are computed together: those of some panels.
     pub(crate) fn cols(self) -> usize {
+        PANELS * self.width()
+    }
+
+    /// Rows of weights in a panel, columns of the output.
+    fn width(self) -> usize {
         2 * self.0.lanes()
     }
 
@@ -117,7 +130,7 @@ impl Panels {
         (panel, sums): (&mut Lines, &mut Lines),
     ) {
         let (rows, cols, k, w) = (out.rows(), out.cols(), a.k, Mat::new(w, a.k));
-        let (isa, lanes, height, width) = (self.0, self.0.lanes(), self.rows(), self.cols());
+        let (isa, lanes, height, width) = (self.0, self.0.lanes(), self.rows(), self.width());
         assert!(rows.start.is_multiple_of(height), "rows {rows:?} in groups of {height}");
         let (count, group_len) = (rows.len().div_ceil(height), self.group_len(k));
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
@@ -125,8 +138,8 @@ impl Panels {
         let (total, levels) = (height * width, levels_len(lanes));
         let panel_len = lanes * chain_len(lanes, k.min(KC), width);
         let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_len));
-        for n0 in cols.clone().step_by(PANELS * width) {
-            let n1 = cols.end.min(n0 + PANELS * width);
+        for n0 in cols.clone().step_by(self.cols()) {
+            let n1 = cols.end.min(n0 + self.cols());
             let used = (n1 - n0).div_ceil(width);
             let sums = &mut sums[..count * used * levels];
             sums.chunks_exact_mut(levels).for_each(|sums| sums[levels - total..].fill(0.0));
@@ -138,7 +151,7 @@ impl Panels {
                 }
                 let ahead = match block.end {
                     end if end < k => w.slice_rows(n0..n1).slice_cols(end..k.min(end + KC)),
-                    _ => w.slice_rows(n1..cols.end.min(n1 + PANELS * width)).slice_cols(0..k.min(KC)),
+                    _ => w.slice_rows(n1..cols.end.min(n1 + self.cols())).slice_cols(0..k.min(KC)),
                 };
                 let [a_len, w_len] = [height, width].map(|width| chain_len(lanes, block.len(), width));
                 for chain in 0..lanes {
@@ -174,24 +187,24 @@ impl Panels {
     }
 }
 
-/// The same chain of several groups of activations.
+/// The same chain of several groups of activations, or panels of weights.
 #[derive(Clone, Copy)]
 struct Chains<'a> {
     numbers: &'a [f32],
-    /// From one group to the next.
+    /// From one to the next.
     stride: usize,
     /// Of a chain.
     len: usize,
 }
 
 impl<'a> Chains<'a> {
-    /// Without the first few groups.
+    /// Without the first few.
     #[inline(always)]
-    fn skip(self, groups: usize) -> Self {
-        Self { numbers: &self.numbers[groups * self.stride..], ..self }
+    fn skip(self, few: usize) -> Self {
+        Self { numbers: &self.numbers[few * self.stride..], ..self }
     }
 
-    /// That of the first group, and where the next one's lies.
+    /// That of the first, and where the next one's lies.
     #[inline(always)]
     fn first(self) -> (&'a [f32], *const f32) {
         (&self.numbers[..self.len], self.numbers.as_ptr().wrapping_add(self.stride))
@@ -222,7 +235,7 @@ const fn chain_len(lanes: usize, k: usize, width: usize) -> usize {
 stamp! {
     /// Packs a block of up to `width` rows: a chain after another, and of each, a number of every row after another.
     fn pack[W: Element](rows: Mat<'_, W>, width: usize, out: &mut [f32]) = pack_body;
-    /// Adds a chain's products of groups of activations and a panel of weights to the sums of the chains before, group after group.
+    /// Adds a chain's products of groups of activations and so many panels of weights to the sums of the chains before, group after group.
     ///
     /// Not inlined, because then constants of other code are loaded in its loop for want of registers.
     #[inline(never)]
@@ -278,14 +291,14 @@ fn tiles_of<S: Simd, const M: usize>(
     for (group, sums) in sums.chunks_exact_mut(used * levels_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
         for (panel, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
+            // A cache line is shorter than a stretch of activations, but not than half of one: the panels share the asking.
             let next = next.wrapping_add(panel * STEPS / PANELS * M);
             tile::<S, M>(s, a, w.skip(panel).first().0, next, chain, sums);
         }
     }
 }
 
-/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for as many numbers at `next` as the whole
-/// stretches of `STEPS` have.
+/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for a number of each stretch of `STEPS` from `next` on.
 #[inline(always)]
 fn tile<S: Simd, const M: usize>(
     s: S,
@@ -300,10 +313,8 @@ fn tile<S: Simd, const M: usize>(
     let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
     let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
     for (k, (a, w)) in a.zip(w).enumerate() {
+        s.prefetch(next.wrapping_add(STEPS * k * M));
         for i in 0..STEPS {
-            if i == 0 {
-                s.prefetch(next.wrapping_add((STEPS * k + i) * M));
-            }
             acc = outer_product(s, &a[i * M..], &w[i * 2 * S::LANES..], acc);
         }
     }
