@@ -28,6 +28,17 @@
 //! The rows of `qkv` lie pages apart: waiting for one after the other took a fifth of the time. Now the tiles take 83 %,
 //! at the peak; exponentials 3 %, maxima 2 %. With 2048 tokens: 0.84 for heads of 64, 0.88 for 128, 0.75 for 32.
 //!
+//! On an Intel Xeon with AMX, 16 heads of 64, two threads, as fractions of the peak of `f32` multiply-adds:
+//!
+//! | 64, 512 tokens | `f32` | `bf16` | AVX2, `f32` |
+//! |---|---|---|---|
+//! | what a mask hides passes through subnormal numbers to 0 | 0.16, 0.45 | -, 0.69 | 0.26, 0.51 |
+//! | it is 0 at once ([`math::exp2`]; this) | 0.24, 0.51 | -, 0.86 | 0.33, 0.54 |
+//!
+//! There a tile of 8 x 2 alone reaches 0.83 with heads of 64. All scores of a call before the first weight, all weights before the first mix: 0.95. With AVX2 6 x 2
+//! tiles, or 4 x 3: 0.93; and with four dimensions between two branches: 1.0. Asking for the next block: 0.92. Exponentials of two vectors side by side: 0.97 to 1.02. 16 or 64 queries
+//! a call: 1.0 to 1.05.
+//!
 //! On 256-bit vectors (8 of them on the same core, tiles of 4 x 2): 0.64 where it was 0.38.
 //!
 //! With keys and values in `bf16` ([`Product`], pairs of numbers in a lane), the same walk runs at 1.3 times the `f32` peak for heads of 64
