@@ -12,7 +12,7 @@
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
 //! products with up to `M` rows of activations at a time stand in registers (a tile). A group is read from memory by its
 //! first tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
-//! they lie (long prompts without AVX-512 apart: `panels`; with AMX, all: `tiles`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
+//! they lie (long prompts apart: `panels`; with AMX, all: `tiles`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
 //! A few rows of activations take weight rows that lie far apart, all blocks of K of a group before the next, so that each of the `N` is a long
