@@ -69,6 +69,9 @@ const STEPS: usize = 4;
 /// Panels that are multiplied with a group of activations.
 const PANELS: usize = 2;
 
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
 /// Rows of activations that are worth packing.
 const MANY: usize = 96;
 
@@ -298,14 +301,15 @@ fn tiles_of<S: Simd, const M: usize>(
     for (group, sums) in sums.chunks_exact_mut(used * levels_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
         for (panel, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
-            // A cache line is shorter than a stretch of activations, but not than half of one: the panels share the asking.
+            // The panels share the asking.
             let next = next.wrapping_add(panel * STEPS / PANELS * M);
             tile::<S, M>(s, a, w.skip(panel).first().0, next, chain, sums);
         }
     }
 }
 
-/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for a number of each stretch of `STEPS` from `next` on.
+/// `sum over k of a[k][m] * w[k][n]`, joined with the sums of the chains before. Asks for the lines of a panel's share
+/// of each stretch of `STEPS` from `next` on.
 #[inline(always)]
 fn tile<S: Simd, const M: usize>(
     s: S,
@@ -320,7 +324,9 @@ fn tile<S: Simd, const M: usize>(
     let (a, w) = (a.chunks_exact(STEPS * M), w.chunks_exact(STEPS * 2 * S::LANES));
     let rest = a.remainder().chunks_exact(M).zip(w.remainder().chunks_exact(2 * S::LANES));
     for (k, (a, w)) in a.zip(w).enumerate() {
-        s.prefetch(next.wrapping_add(STEPS * k * M));
+        for line in 0..const { (STEPS * M / PANELS).div_ceil(LINE) } {
+            s.prefetch(next.wrapping_add(STEPS * k * M + line * LINE));
+        }
         for i in 0..STEPS {
             acc = outer_product(s, &a[i * M..], &w[i * 2 * S::LANES..], acc);
         }
