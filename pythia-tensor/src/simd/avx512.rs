@@ -213,6 +213,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn prefetch_far<T>(self, x: *const T) {
+        intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
+    }
+    #[inline(always)]
     fn reduce_max(self, v: __m512) -> f32 {
         intrinsics!(_mm512_reduce_max_ps(v))
     }

@@ -22,7 +22,7 @@ mod two;
 pub use isa::Isa;
 pub(crate) use isa::{Which, stamp, stamp_pairs};
 pub(crate) use portable::Portable;
-pub(crate) use product::{Product, Single, Widened, bf16_bits, pair};
+pub(crate) use product::{Product, Single, Widened, bf16_bits, pair, second};
 pub(crate) use two::Two;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
@@ -169,6 +169,12 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch<T>(self, x: *const T) {
         let _ = x;
+    }
+
+    /// [`Simd::prefetch`] of a line that is needed later than so many others that they would not fit the first-level cache.
+    #[inline(always)]
+    fn prefetch_far<T>(self, x: *const T) {
+        self.prefetch(x);
     }
 
     /// The sum of all lanes, in the order of [`Simd::sum4`].

@@ -127,6 +127,12 @@ pub(crate) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(bf16_bits(first) | bf16_bits(second) << 16)
 }
 
+/// A lane with another second number, rounded to `bf16`.
+#[inline]
+pub(crate) fn second(lane: f32, second: f32) -> f32 {
+    f32::from_bits(lane.to_bits() & 0xFFFF | bf16_bits(second) << 16)
+}
+
 /// The bits of `x` as `bf16`, rounded to nearest, ties to even: `half`'s `bf16::from_f32` without its branches, which kept the
 /// compiler from using vectors (4 % of a prefill).
 #[inline]

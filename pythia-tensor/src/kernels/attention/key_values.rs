@@ -2,7 +2,7 @@
 
 use crate::kernels::rotary::Rotary;
 use crate::kernels::rows::ask_for;
-use crate::simd::pair;
+use crate::simd::{pair, second};
 use crate::{Isa, Mat};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -177,9 +177,12 @@ impl HeadMut<'_> {
                     lanes[at % STRIP] = pair(k[0], k.get(1).copied().unwrap_or_default());
                 });
                 for (strip, value) in strips {
-                    for (lane, &v) in strip[at / 2].iter_mut().zip(value) {
-                        let first = f32::from_bits(lane.to_bits() << 16);
-                        *lane = if at % 2 == 0 { pair(v, 0.0) } else { pair(first, v) };
+                    // One question for a vector: asked for each number, it keeps the compiler from using vectors.
+                    let lanes = strip[at / 2].iter_mut().zip(value);
+                    if at % 2 == 0 {
+                        lanes.for_each(|(lane, &v)| *lane = pair(v, 0.0));
+                    } else {
+                        lanes.for_each(|(lane, &v)| *lane = second(*lane, v));
                     }
                 }
             }

@@ -145,11 +145,6 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     );
     let firsts: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) / STRIP * STRIP * STRIP);
     let offsets: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) % STRIP);
-    // The values of the page of lane `j`.
-    let strips = |j: usize| {
-        let at = head.values_at(block * pages + j / STRIP);
-        (firsts.map(|first| head.lanes(at + first, STRIP)), firsts.map(|first| head.ahead(at + first)))
-    };
     let mut acc = [[s.zero(); N]; R];
     for r in 0..R {
         let rescale = s.splat(rescale[r]);
@@ -158,7 +153,8 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         }
     }
     for start in (0..seen.common).step_by(STRIP) {
-        let (strips, ahead) = strips(start);
+        let at = firsts.map(|first| head.values_at(block * pages + start / STRIP) + first);
+        let (strips, ahead) = (at.map(|at| head.lanes(at, STRIP)), at.map(|at| head.ahead(at)));
         for j in start..seen.common.min(start + STRIP) {
             let mut x = [s.zero(); N];
             for v in 0..N {
@@ -173,33 +169,45 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             }
         }
     }
-    for i in 0..R {
-        if i < seen.diagonal {
-            let j = seen.common + i;
-            let strips = strips(j).0;
-            let mut x = [s.zero(); N];
-            for v in 0..N {
-                x[v] = s.load(&strips[v][j % STRIP][offsets[v]..]);
-            }
-            // With two values a lane, this row sees the first of them only.
-            if P::NUMBERS > 1 && P::NUMBERS * i < R {
-                let r = P::NUMBERS * i;
-                let p = product.splat(s, &p[r], j);
-                for v in 0..N {
-                    acc[r][v] = product.mul_add(s, p, product.first(s, x[v]), acc[r][v]);
-                }
-            }
-            for r in P::NUMBERS * i + 1..R {
-                let p = product.splat(s, &p[r], j);
-                for v in 0..N {
-                    acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
-                }
-            }
-        }
-    }
     for r in 0..R {
         for v in 0..N {
             s.store(acc[r][v], &mut z[r * width + column + v * S::LANES..]);
+        }
+    }
+    if seen.diagonal > 0 {
+        mix_diagonal::<S, P, R, N>(s, product, p, (head, block), seen, column, z);
+    }
+}
+
+/// What the later rows of [`mix_tile`] see more than the earlier, row after row. Apart, because the sums of a tile live in memory, all of them,
+/// where a loop's variable says which: 13 of 16 were stored at each step.
+#[inline(always)]
+fn mix_diagonal<S: Simd, P: Product<S>, const R: usize, const N: usize>(
+    s: S,
+    product: P,
+    p: &[[f32; BLOCK]; R],
+    (head, block): (Head<'_>, usize),
+    seen: Seen,
+    column: usize,
+    z: &mut [f32],
+) {
+    let (width, pages) = (padded(head.dim()), BLOCK / P::NUMBERS / STRIP);
+    for r in 0..R {
+        // Where a lane holds two values, every other row sees the first only of its last.
+        let whole = r.div_ceil(P::NUMBERS);
+        let part = P::NUMBERS > 1 && r.is_multiple_of(P::NUMBERS);
+        for v in 0..N {
+            let column = column + v * S::LANES;
+            let z = &mut z[r * width + column..];
+            let mut sum = s.load(z);
+            for i in 0..(whole + usize::from(part)).min(seen.diagonal) {
+                let j = seen.common + i;
+                let strip = head.values_at(block * pages + j / STRIP) + column / STRIP * STRIP * STRIP;
+                let x = s.load(&head.lanes(strip, STRIP)[j % STRIP][column % STRIP..]);
+                let x = if i < whole { x } else { product.first(s, x) };
+                sum = product.mul_add(s, product.splat(s, &p[r], j), x, sum);
+            }
+            s.store(sum, z);
         }
     }
 }

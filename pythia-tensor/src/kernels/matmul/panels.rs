@@ -373,7 +373,7 @@ fn outer_product<S: Simd, const M: usize>(
 fn ask_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, [start, end]: [usize; 2]) {
     for r in 0..rows.rows() {
         for line in rows.row(r)[start..end].chunks(64 / size_of::<W>()) {
-            s.prefetch(line.as_ptr());
+            s.prefetch_far(line.as_ptr());
         }
     }
 }
