@@ -32,7 +32,7 @@
 //! The limit of that is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate
 //! unless activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
 //!
-//! A stream asks memory for what lies [`AHEAD`]. The same fraction on the same machine, two threads, panels from memory, medians of
+//! A stream asks memory for what lies `Simd::ahead`. The same fraction on the same machine, two threads, panels from memory, medians of
 //! four runs (int4 as nibbles; with AVX-512 it was not measured):
 //!
 //! | bytes ahead | 0 (the hardware's prefetcher alone) | 512 | 1024 | 2048 | 4096 (this) | 8192 |
@@ -86,9 +86,6 @@ pub(crate) const COLS: usize = 64;
 /// Rows that the streams take best, even where there are tiles.
 #[cfg(target_arch = "x86_64")]
 const FEW: usize = 4;
-
-/// How many bytes ahead a stream asks memory for: a page, which the machine's own prefetching does not leave.
-const AHEAD: usize = 4096;
 
 /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
 /// `out` are a multiple of [`COLS`] long.
@@ -247,7 +244,7 @@ impl<D: Int8> Codes<D> for AsInt8 {
         assert!(rows.iter().all(|row| row.len() == D::HEADER + lines * D::PARTS), "words of a row");
         for line in 0..lines {
             for p in 0..P {
-                d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + AHEAD));
+                d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + d.f32s().ahead()));
                 for v in 0..V {
                     let at = 64 * line + v * 4 * D::LANES;
                     // SAFETY: `line` is below the lines of every panel, and `V * LANES` rows make a line.
@@ -310,7 +307,7 @@ impl<D: Expand> Codes<D> for AsInt4 {
                     let group = d.group(&groups[g * PANEL + v * D::LANES..]);
                     for i in 0..LINES {
                         if v == 0 {
-                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + d.f32s().ahead()));
                         }
                         let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
                         for half in 0..2 {

@@ -171,6 +171,13 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         let _ = x;
     }
 
+    /// How many bytes ahead a stream through memory asks: a page, which the machine's own prefetching does not leave, or half of one into a
+    /// first-level cache, where lines a page apart have the same place (int4 on a Zen 5, one row: 53 GB/s instead of 43; int8 the same).
+    #[inline(always)]
+    fn ahead(self) -> usize {
+        4096
+    }
+
     /// [`Simd::prefetch`] of a line that is needed later than so many others that they would not fit the first-level cache.
     #[inline(always)]
     fn prefetch_far<T>(self, x: *const T) {

@@ -27,7 +27,7 @@
 
 use super::rounded::scale;
 use super::streams::few_rows;
-use super::{AHEAD, Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
+use super::{Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
 use crate::memory::Lines;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::int8::Nibbles;
@@ -134,7 +134,7 @@ impl<D: Nibbles> Codes<D> for AsNibbles {
                         let mut shorts = [offsets; M];
                         for i in 0..LINES {
                             if v == 0 {
-                                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
+                                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + d.f32s().ahead()));
                             }
                             let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
                             for half in 0..2 {

@@ -1,6 +1,6 @@
 //! Products with so few rows of activations that reading the weights takes the time.
 
-use super::{AHEAD, Codes, Panels, Rounded};
+use super::{Codes, Panels, Rounded};
 use crate::quantized::{BLOCK, GROUP, PANEL};
 use crate::simd::int8::Int8;
 use crate::simd::{Arithmetic, Simd};
@@ -45,7 +45,7 @@ fn streams<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>
             let (of_rows, block) = w.bytes[(first + p * apart) * w.len + start..][..size].split_at(4 * PANEL);
             // The codes ask for themselves.
             for line in 0..B::BITS.header() / 64 {
-                s.prefetch(of_rows.as_ptr().wrapping_add(64 * line + AHEAD));
+                s.prefetch(of_rows.as_ptr().wrapping_add(64 * line + s.ahead()));
             }
             (scales[p], blocks[p]) = (bytemuck::cast_slice(of_rows), block);
         }
