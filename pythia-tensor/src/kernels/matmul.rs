@@ -77,6 +77,9 @@
 //! | the same, asking for the next 8 rows: into L2, into L1 | 18.5, 12.5 |
 //! | 8 rows far apart, asking 1 KB ahead into L2 | 23 |
 //! | 4 rows far apart, asking for the next row (this) | 26 |
+//!
+//! On two Zen 5 cores, in turns, while reading reached 68 GB/s: 55 when the next row is asked for into the second level, 60 into the first (this), 54 without asking,
+//! 50 with eight rows; while it reached 45: 40, 43, and 40 when both levels were asked, one after the other.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;

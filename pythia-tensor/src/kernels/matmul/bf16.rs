@@ -30,7 +30,7 @@
 //! | as above | 0.83 | 0.88 |
 //! | activations asked for as they are rounded, 2 KB ahead; weights into the second level: 32 rows a power of two apart do not fit the first (this) | 0.85 | 0.92 |
 //! | the output's rows asked for ahead of a tile | 0.85 | - |
-//! | asking for a block of all rows at once | 0.80 | - |
+//! | asking for a block of all rows at once; loads of sixteen rows written out instead of in a loop | 0.80, 0.80 | - |
 //!
 //! A few rows on two Zen 5 cores, rows of 2 KB from memory, in GB/s of 46 (medians in turns):
 //!
