@@ -9,8 +9,8 @@
 //!
 //! Up to eight queries go through a block together, [`score_block`] and [`mix_block`], as many rows of a tile of sums in
 //! registers. A group's first position is a multiple of its size, so that its diagonal lies in one block: scores are
-//! computed for the vectors of keys that the group's last query sees, and the tile's last few values go to fewer and fewer of
-//! its rows.
+//! computed for the vectors of keys that the group's last query sees, and the last few values, which fewer and fewer rows see,
+//! are added row after row.
 //!
 //! Measured on a Zen 4 core (one 512-bit multiply-add and one 512-bit load a cycle), as a fraction of its peak in the same
 //! run, operations counted where a query sees the key:
@@ -21,7 +21,7 @@
 //! | a stream of blocks, 8 x 2 tiles, the diagonal in the tile | 0.59 |
 //! | the same, all rows of queries copied before the first is rotated | 0.75 |
 //! | the same, rows asked for ahead | 0.75 |
-//! | the same, scaled while copied; a tile reads eight rows instead of a transposed copy (this) | 0.77 |
+//! | the same, scaled while copied; a tile reads eight rows instead of a transposed copy (then the diagonal left the tile) | 0.77 |
 //! | blocks of 128 keys | 0.77 |
 //! | 64 queries a call | 0.78 |
 //!
@@ -44,8 +44,8 @@
 //! With keys and values in `bf16` ([`Product`], pairs of numbers in a lane), the same walk runs at 1.3 times the `f32` peak for heads of 64
 //! and 512 tokens, 1.4 with 2048 tokens, 1.5 for heads of 128: 0.65 to 0.75 of the peak of its own multiply-adds.
 //!
-//! On two Zen 5 cores, 16 heads of 64 and 512 tokens: 0.58 of the `f32` peak, in `bf16` 0.62 when the diagonal was in the tile, whose sums the
-//! compiler then stored at each step, and 0.88 with the diagonal apart (this).
+//! On two Zen 5 cores, 16 heads of 64 and 512 tokens, with the diagonal in the tile, whose sums the compiler then stored at each step, and apart (this):
+//! 0.57 and 0.58 of the `f32` peak, in `bf16` 0.62 and 0.88, with AVX2 in `f32` 0.60 and 0.60.
 //!
 //! With AMX, queries go through the blocks that they see all of in tiles (`whole`; heads of whole 32 dimensions): where `vdpbf16ps` does half of what `f32` does, an
 //! int8 prompt of 512 tokens runs 1.2 times as fast (410m), and attention takes 14 % of it.

@@ -32,7 +32,7 @@
 //! The limit of that is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate
 //! unless activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
 //!
-//! A stream asks memory for what lies `Simd::ahead`. The same fraction on the same machine, two threads, panels from memory, medians of
+//! A stream asks memory for what lies some bytes ahead (`Simd::ahead`: 4096, and 2048 on a Zen 5). The same fraction on the same machine, two threads, panels from memory, medians of
 //! four runs (int4 as nibbles; with AVX-512 it was not measured):
 //!
 //! | bytes ahead | 0 (the hardware's prefetcher alone) | 512 | 1024 | 2048 | 4096 (this) | 8192 |

@@ -172,7 +172,7 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     }
 
     /// How many bytes ahead a stream through memory asks: a page, which the machine's own prefetching does not leave, or half of one into a
-    /// first-level cache, where lines a page apart have the same place (int4 on a Zen 5, one row: 53 GB/s instead of 43; int8 the same).
+    /// first-level cache, where lines a page apart have the same place (one row on a Zen 5: int4 53 GB/s instead of 43, int8 the same).
     #[inline(always)]
     fn ahead(self) -> usize {
         4096

@@ -161,6 +161,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_second_number_replaces_only_the_second() {
+        let first = -3.25;
+        for x in numbers() {
+            assert_eq!(second(pair(first, 7.0), x).to_bits(), pair(first, x).to_bits(), "{x:e}");
+        }
+    }
+
     stamp! {
         fn round(x: &mut [f32]) = round_body;
         fn halves(x: &[f32], out: &mut [Vec<f32>; 3]) = halves_body;

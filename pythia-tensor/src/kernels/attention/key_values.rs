@@ -177,7 +177,7 @@ impl HeadMut<'_> {
                     lanes[at % STRIP] = pair(k[0], k.get(1).copied().unwrap_or_default());
                 });
                 for (strip, value) in strips {
-                    // One question for a vector: asked for each number, it keeps the compiler from using vectors.
+                    // A branch for each number would keep the compiler from using vectors.
                     let lanes = strip[at / 2].iter_mut().zip(value);
                     if at % 2 == 0 {
                         lanes.for_each(|(lane, &v)| *lane = pair(v, 0.0));

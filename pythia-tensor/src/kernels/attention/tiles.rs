@@ -179,8 +179,8 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
 }
 
-/// What the later rows of [`mix_tile`] see more than the earlier, row after row. Apart, because the sums of a tile live in memory, all of them,
-/// where a loop's variable says which: 13 of 16 were stored at each step.
+/// What the later rows of [`mix_tile`] see more than the earlier, row after row. Apart from the tile: a loop from a row that varies says only at run
+/// time which sums it means, and then the compiler kept the tile's in memory (13 of 16 were stored at each step).
 #[inline(always)]
 fn mix_diagonal<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
@@ -196,18 +196,24 @@ fn mix_diagonal<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         // Where a lane holds two values, every other row sees the first only of its last.
         let whole = r.div_ceil(P::NUMBERS);
         let part = P::NUMBERS > 1 && r.is_multiple_of(P::NUMBERS);
+        let z = &mut z[r * width + column..];
+        let mut sums = [s.zero(); N];
         for v in 0..N {
-            let column = column + v * S::LANES;
-            let z = &mut z[r * width + column..];
-            let mut sum = s.load(z);
-            for i in 0..(whole + usize::from(part)).min(seen.diagonal) {
-                let j = seen.common + i;
-                let strip = head.values_at(block * pages + j / STRIP) + column / STRIP * STRIP * STRIP;
-                let x = s.load(&head.lanes(strip, STRIP)[j % STRIP][column % STRIP..]);
+            sums[v] = s.load(&z[v * S::LANES..]);
+        }
+        for i in 0..(whole + usize::from(part)).min(seen.diagonal) {
+            let j = seen.common + i;
+            let (page, p) = (head.values_at(block * pages + j / STRIP), product.splat(s, &p[r], j));
+            for v in 0..N {
+                let column = column + v * S::LANES;
+                let strip = head.lanes(page + column / STRIP * STRIP * STRIP, STRIP);
+                let x = s.load(&strip[j % STRIP][column % STRIP..]);
                 let x = if i < whole { x } else { product.first(s, x) };
-                sum = product.mul_add(s, product.splat(s, &p[r], j), x, sum);
+                sums[v] = product.mul_add(s, p, x, sums[v]);
             }
-            s.store(sum, z);
+        }
+        for v in 0..N {
+            s.store(sums[v], &mut z[v * S::LANES..]);
         }
     }
 }

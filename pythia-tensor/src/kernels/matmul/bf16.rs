@@ -28,7 +28,7 @@
 //! | 512 rows, the products of a layer | C = 1024 | C = 2048 |
 //! |---|---|---|
 //! | as above | 0.83 | 0.88 |
-//! | activations asked for as they are rounded, 2 KB ahead; weights into the second level: 32 rows a power of two apart do not fit the first (this) | 0.85 | 0.92 |
+//! | activations asked for as they are rounded; weights into the second level: 32 rows a power of two apart do not fit the first (this) | 0.85 | 0.92 |
 //! | the output's rows asked for ahead of a tile | 0.85 | - |
 //! | asking for a block of all rows at once; loads of sixteen rows written out instead of in a loop | 0.80, 0.80 | - |
 //!
@@ -55,9 +55,6 @@ pub(crate) const PANEL: usize = 32;
 
 /// Rows of activations that are multiplied with a panel together: 28 sums, two vectors of weights, one of activations.
 const TILE: usize = 14;
-
-/// Activations that are asked for ahead of those that are rounded.
-const AHEAD: usize = 512;
 
 type V = <Avx512 as Arithmetic>::F32;
 
@@ -161,8 +158,8 @@ pub(crate) fn round_row(isa: Isa, x: &[f32], pairs: &mut [f32]) {
         for (i, out) in out.chunks_exact_mut(16).enumerate() {
             let x = x.get(32 * i..).unwrap_or_default();
             let (low, high) = x.split_at(x.len().min(16));
-            // As in rounding to int8.
-            (0..2).for_each(|line| s.prefetch(x.as_ptr().wrapping_add(AHEAD + 16 * line)));
+            // Other cores wrote them, as those that are rounded to int8.
+            (0..2).for_each(|line| s.prefetch(x.as_ptr().wrapping_byte_add(s.ahead() + 64 * line)));
             s.store(pairs.round(s.load_part(low), s.load_part(high)), out);
         }
     }
