@@ -8,9 +8,10 @@
 //!
 //! So a result does not depend on tiles, threads or the number of rows, nor on the instruction set, if the codes of int4 fit bytes.
 //!
-//! Up to four rows (int4: eight) go through [`few_rows`], which reads panels that lie far apart as streams and expands int4 in
-//! registers. More go through [`many_rows`]: int4 is expanded once per block into the first-level cache, and from there on is
-//! int8. With AMX, [`tiles`] stands for it from five rows on. The `f32` sums live in the output; they are touched once a block. With AVX2, int4 is not expanded: see `nibbles`.
+//! Up to four rows (int4: eight; a Zen 5: twelve) go through [`few_rows`], which reads panels that lie far apart as streams and expands
+//! int4 in registers. More go through [`many_rows`]: int4 is expanded once per block into the first-level cache, and from there on is
+//! int8. With AMX, [`tiles`] stands for it from five rows on. The `f32` sums live in the output; they are touched once a block. With
+//! AVX2, int4 is not expanded: see `nibbles`.
 //!
 //! Measured on two Zen 4 cores against the same run's peak of products of bytes (`peak::int8_gops`, 935 Gop/s there):
 //!
@@ -32,7 +33,7 @@
 //! The limit of that is 1.24: additions take the multiplier's ports. Products of bytes (`vpmaddubsw`) would give 1.6 but saturate
 //! unless activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
 //!
-//! A stream asks memory for what lies some bytes ahead (`Simd::ahead`: 4096, and 2048 on a Zen 5). The same fraction on the same machine, two threads, panels from memory, medians of
+//! A stream asks memory for what lies a page ahead. The same fraction on the same machine, two threads, panels from memory, medians of
 //! four runs (int4 as nibbles; with AVX-512 it was not measured):
 //!
 //! | bytes ahead | 0 (the hardware's prefetcher alone) | 512 | 1024 | 2048 | 4096 (this) | 8192 |
@@ -55,6 +56,23 @@
 //!
 //! Streams in turns of blocks instead of lines, by [`many_rows`]: 0.82-0.97 of the speed of one stream for 3 to 16 rows.
 //!
+//! With AVX-512 on two Zen 5 cores, whose lines are asked for into the first-level cache, C = 1024, 100 to 200 MB of weights, GB/s of
+//! 44 to 48 that the machine reads, medians of three to seven runs in turns:
+//!
+//! | | 1 row | 2 | 4 | 8 | 12 |
+//! |---|---|---|---|---|---|
+//! | int4, four streams (8 rows: one), 2 KB ahead | 34.6 | 33.3 | 36.3 | 28 | |
+//! | int4, two streams, a page ahead | **46.0** | **40.3** | 33.5 | | |
+//! | int4, one stream, a page ahead | 46.4 | 42.3 | **37.4** | **34** | **28** |
+//! | int4 through [`many_rows`] | | | | | 21.5 |
+//! | int8, two streams (one row: four 47, one 47) | **48** | **44** | 43.9 | 40.5 | 40.1 |
+//! | int8, one stream | 47 | 45.7 | **46** | **43.6** | **41** |
+//! | int8 through [`many_rows`] | | | | 36 | 35 |
+//!
+//! (Bold: this. From the third-level cache, two streams of int4 are 1.2 times as fast as one with one row, where one chain of sums
+//! waits for itself.) Weights that partly stay in the third-level cache, 50 MB of them, hide all of this. Sixteen rows of int4 are as fast
+//! either way. On a Zen 4, int8 lost with eight rows (below), so others stay with four and eight.
+//!
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
 //! stream (1.15-1.25 times the time of `many_rows`); eight rows of int4 through `many_rows` (1.5 times that of one stream); no
@@ -71,21 +89,23 @@ mod tiles;
 use crate::memory::Lines;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL, Quantized};
 use crate::simd::int8::{Expand, Int8, stamp_int8};
+use crate::simd::{AHEAD, Arithmetic, Simd};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Amx, int8::Vnni};
-use crate::simd::{Arithmetic, Simd};
 use crate::{Isa, Mat};
 use rounded::inverse;
 pub(crate) use rounded::{Form, Rounded, parts, round_activations};
 use std::ops::Range;
-use streams::few_rows;
+use streams::{few_rows, streams};
 
 /// The rows of a kernel's output are a multiple of this: the columns that any instruction set computes together.
 pub(crate) const COLS: usize = 64;
 
 /// Rows that the streams take best, even where there are tiles.
-#[cfg(target_arch = "x86_64")]
 const FEW: usize = 4;
+
+/// The same where lines are asked for into the first-level cache ([`Simd::near`]).
+const FEW_NEAR: usize = 12;
 
 /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
 /// `out` are a multiple of [`COLS`] long.
@@ -153,23 +173,18 @@ stamp_int8! {
 fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
     // The length first: what is for vectors of another is not compiled.
     match D::LANES {
-        16 => match a.rows() {
-            1 => few_rows::<D, AsInt8, 1, 1, 4>(d, a, w, out),
-            2 => few_rows::<D, AsInt8, 2, 1, 4>(d, a, w, out),
-            3 => few_rows::<D, AsInt8, 3, 1, 2>(d, a, w, out),
-            4 => few_rows::<D, AsInt8, 4, 1, 2>(d, a, w, out),
-            _ => many_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out, scratch),
-        },
+        16 if a.rows() <= if d.f32s().near() { FEW_NEAR } else { FEW } => few_rows::<D, AsInt8>(d, a, w, out),
+        16 => many_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out, scratch),
         8 => match a.rows() {
-            1 => few_rows::<D, AsInt8, 1, 2, 4>(d, a, w, out),
-            2 => few_rows::<D, AsInt8, 2, 2, 2>(d, a, w, out),
-            3 => few_rows::<D, AsInt8, 3, 2, 2>(d, a, w, out),
+            1 => streams::<D, AsInt8, 1, 2, 4>(d, a, w, out),
+            2 => streams::<D, AsInt8, 2, 2, 2>(d, a, w, out),
+            3 => streams::<D, AsInt8, 3, 2, 2>(d, a, w, out),
             4..=18 => many_rows::<D, AsInt8, 2, 1, 1>(d, a, w, out, scratch),
             // Writing the parts once pays when they are read by several passes.
             _ => many_rows::<D, AsInt8, 2, 1, 2>(d, a, w, out, scratch),
         },
         _ => match a.rows() {
-            1 => few_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out),
+            1 => streams::<D, AsInt8, 1, 4, 1>(d, a, w, out),
             _ => many_rows::<D, AsInt8, 4, 1, 1>(d, a, w, out, scratch),
         },
     }
@@ -178,20 +193,11 @@ fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scra
 #[inline(always)]
 fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
     match D::LANES {
-        16 => match a.rows() {
-            1 => few_rows::<D, AsInt4, 1, 1, 4>(d, a, w, out),
-            2 => few_rows::<D, AsInt4, 2, 1, 4>(d, a, w, out),
-            3 => few_rows::<D, AsInt4, 3, 1, 2>(d, a, w, out),
-            4 => few_rows::<D, AsInt4, 4, 1, 2>(d, a, w, out),
-            // Expanding weights where they are used pays for a few rows more.
-            5 => few_rows::<D, AsInt4, 5, 1, 1>(d, a, w, out),
-            6 => few_rows::<D, AsInt4, 6, 1, 1>(d, a, w, out),
-            7 => few_rows::<D, AsInt4, 7, 1, 1>(d, a, w, out),
-            8 => few_rows::<D, AsInt4, 8, 1, 1>(d, a, w, out),
-            _ => many_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out, scratch),
-        },
+        // Expanding weights where they are used pays for a few rows more.
+        16 if a.rows() <= if d.f32s().near() { FEW_NEAR } else { 8 } => few_rows::<D, AsInt4>(d, a, w, out),
+        16 => many_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out, scratch),
         _ => match a.rows() {
-            1 => few_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out),
+            1 => streams::<D, AsInt4, 1, 4, 1>(d, a, w, out),
             _ => many_rows::<D, AsInt4, 4, 1, 1>(d, a, w, out, scratch),
         },
     }
@@ -244,7 +250,7 @@ impl<D: Int8> Codes<D> for AsInt8 {
         assert!(rows.iter().all(|row| row.len() == D::HEADER + lines * D::PARTS), "words of a row");
         for line in 0..lines {
             for p in 0..P {
-                d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + d.f32s().ahead()));
+                d.f32s().prefetch(blocks[p].as_ptr().wrapping_add(64 * line + AHEAD));
                 for v in 0..V {
                     let at = 64 * line + v * 4 * D::LANES;
                     // SAFETY: `line` is below the lines of every panel, and `V * LANES` rows make a line.
@@ -307,7 +313,7 @@ impl<D: Expand> Codes<D> for AsInt4 {
                     let group = d.group(&groups[g * PANEL + v * D::LANES..]);
                     for i in 0..LINES {
                         if v == 0 {
-                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + d.f32s().ahead()));
+                            d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
                         }
                         let bytes = d.expand(d.load(&lines[i * 64 + v * 4 * D::LANES..]), group);
                         for half in 0..2 {

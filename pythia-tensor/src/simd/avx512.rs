@@ -213,8 +213,8 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn ahead(self) -> usize {
-        if self.near { 2048 } else { 4096 }
+    fn near(self) -> bool {
+        self.near
     }
     #[inline(always)]
     fn prefetch_far<T>(self, x: *const T) {

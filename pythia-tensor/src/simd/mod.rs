@@ -59,6 +59,9 @@ pub(crate) use outline;
 #[cfg(target_arch = "x86_64")]
 pub(crate) const UPPER: i32 = 0xFFFF_0000_u32.cast_signed();
 
+/// How many bytes ahead a stream through memory asks: a page, which the machine's own prefetching does not leave.
+pub(crate) const AHEAD: usize = 4096;
+
 /// A part of a kernel that [`Simd::outline`] runs.
 pub trait Part<S> {
     /// Does it. `#[inline(always)]`, as all bodies are.
@@ -171,11 +174,10 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         let _ = x;
     }
 
-    /// How many bytes ahead a stream through memory asks: a page, which the machine's own prefetching does not leave, or half of one into a
-    /// first-level cache, where lines a page apart have the same place (one row on a Zen 5: int4 53 GB/s instead of 43, int8 the same).
+    /// Whether [`Simd::prefetch`] asks into the first-level cache because the processor reads memory faster so.
     #[inline(always)]
-    fn ahead(self) -> usize {
-        4096
+    fn near(self) -> bool {
+        false
     }
 
     /// [`Simd::prefetch`] of a line that is needed later than so many others that they would not fit the first-level cache.

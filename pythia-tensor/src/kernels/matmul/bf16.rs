@@ -45,7 +45,7 @@
 use super::{Dot, FEW, columns};
 use crate::kernels::rows::{Epilogue, epilogue};
 use crate::memory::Lines;
-use crate::simd::{Arithmetic, Avx512, Pairs, Part, Product, Simd, outline};
+use crate::simd::{AHEAD, Arithmetic, Avx512, Pairs, Part, Product, Simd, outline};
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
 use std::marker::PhantomData;
@@ -159,7 +159,7 @@ pub(crate) fn round_row(isa: Isa, x: &[f32], pairs: &mut [f32]) {
             let x = x.get(32 * i..).unwrap_or_default();
             let (low, high) = x.split_at(x.len().min(16));
             // Other cores wrote them, as those that are rounded to int8.
-            (0..2).for_each(|line| s.prefetch(x.as_ptr().wrapping_byte_add(s.ahead() + 64 * line)));
+            (0..2).for_each(|line| s.prefetch(x.as_ptr().wrapping_byte_add(AHEAD + 64 * line)));
             s.store(pairs.round(s.load_part(low), s.load_part(high)), out);
         }
     }

@@ -9,7 +9,7 @@
 //! the sums of a block start from: the activations bring their groups' sums along. The sums are the same integers that bytes give, as
 //! long as every code of the weights fits a byte; [`Quantized::quantize`](crate::Quantized::quantize) makes no other.
 //!
-//! Up to six rows go through [`few_rows`], which reads the panels as one stream (one row: two streams). For more, [`many_rows`] writes a block's nibbles
+//! Up to six rows go through [`streams`], which reads the panels as one stream (one row: two streams). For more, [`many_rows`] writes a block's nibbles
 //! into the first-level cache, a byte each.
 //!
 //! Measured on a Zen 3 core as fractions of the same run's peak of `f32` multiply-adds (best of several runs; other machines' work on
@@ -26,12 +26,12 @@
 //! stream are as fast as by [`many_rows`].
 
 use super::rounded::scale;
-use super::streams::few_rows;
+use super::streams::streams;
 use super::{Codes, Form, GROUPS, LINES, PASS, Panels, Rounded};
 use crate::memory::Lines;
 use crate::quantized::{BLOCK, Bits, GROUP, PANEL};
 use crate::simd::int8::Nibbles;
-use crate::simd::{Arithmetic, Simd};
+use crate::simd::{AHEAD, Arithmetic, Simd};
 
 /// 32-bit words before the codes of a block of activations: the scale, and for every two groups minus the sums of their codes, in
 /// 16 bits each.
@@ -85,12 +85,12 @@ pub(super) fn products_body<D: Nibbles>(
 ) {
     assert_eq!(VECTORS * D::LANES, PANEL, "rows of a panel");
     match a.rows() {
-        1 => few_rows::<D, AsNibbles, 1, VECTORS, 2>(d, a, w, out),
-        2 => few_rows::<D, AsNibbles, 2, VECTORS, 1>(d, a, w, out),
-        3 => few_rows::<D, AsNibbles, 3, VECTORS, 1>(d, a, w, out),
-        4 => few_rows::<D, AsNibbles, 4, VECTORS, 1>(d, a, w, out),
-        5 => few_rows::<D, AsNibbles, 5, VECTORS, 1>(d, a, w, out),
-        6 => few_rows::<D, AsNibbles, 6, VECTORS, 1>(d, a, w, out),
+        1 => streams::<D, AsNibbles, 1, VECTORS, 2>(d, a, w, out),
+        2 => streams::<D, AsNibbles, 2, VECTORS, 1>(d, a, w, out),
+        3 => streams::<D, AsNibbles, 3, VECTORS, 1>(d, a, w, out),
+        4 => streams::<D, AsNibbles, 4, VECTORS, 1>(d, a, w, out),
+        5 => streams::<D, AsNibbles, 5, VECTORS, 1>(d, a, w, out),
+        6 => streams::<D, AsNibbles, 6, VECTORS, 1>(d, a, w, out),
         _ => many_rows(d, a, w, out, scratch),
     }
 }
@@ -134,7 +134,7 @@ impl<D: Nibbles> Codes<D> for AsNibbles {
                         let mut shorts = [offsets; M];
                         for i in 0..LINES {
                             if v == 0 {
-                                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + d.f32s().ahead()));
+                                d.f32s().prefetch(lines.as_ptr().wrapping_add(64 * i + AHEAD));
                             }
                             let halves = d.nibbles(d.load(&lines[i * 64 + v * 4 * D::LANES..]));
                             for half in 0..2 {

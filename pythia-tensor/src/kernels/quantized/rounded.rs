@@ -11,7 +11,7 @@ use crate::quantized::{BLOCK, Bits, GROUP, ZERO};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::amx::Matrix;
 use crate::simd::int8::{Int8, stamp_int8};
-use crate::simd::{Arithmetic, Simd};
+use crate::simd::{AHEAD, Arithmetic, Simd};
 use std::ops::Range;
 
 /// How rows of rounded activations lie in memory: `[K / 256]` blocks of
@@ -134,7 +134,7 @@ pub(super) fn scale<D: Int8>(d: D, block: &[f32]) -> (f32, <D::F32s as Arithmeti
     let (mut top, mut not_finite) = (s.zero(), s.zero());
     for x in block.chunks(D::LANES) {
         // They were written by other cores, and no prefetcher of the hardware follows from one page to the next.
-        s.prefetch(x.as_ptr().wrapping_byte_add(s.ahead()));
+        s.prefetch(x.as_ptr().wrapping_byte_add(AHEAD));
         let x = s.load_part(x);
         top = s.max(s.abs(x), top);
         not_finite = s.mul_add(x, s.zero(), not_finite);

@@ -1,14 +1,34 @@
 //! Products with so few rows of activations that reading the weights takes the time.
 
-use super::{Codes, Panels, Rounded};
+use super::{Codes, FEW_NEAR, Panels, Rounded};
 use crate::quantized::{BLOCK, GROUP, PANEL};
 use crate::simd::int8::Int8;
-use crate::simd::{Arithmetic, Simd};
+use crate::simd::{AHEAD, Arithmetic, Simd};
+
+/// At most [`FEW_NEAR`] rows, with vectors of a line: so many streams as were fastest on a Zen 5 (see `quantized.rs`).
+#[inline(always)]
+pub(super) fn few_rows<D: Int8, B: Codes<D>>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32]) {
+    match a.rows() {
+        1 => streams::<D, B, 1, 1, 2>(d, a, w, out),
+        2 => streams::<D, B, 2, 1, 2>(d, a, w, out),
+        3 => streams::<D, B, 3, 1, 2>(d, a, w, out),
+        4 => streams::<D, B, 4, 1, 1>(d, a, w, out),
+        5 => streams::<D, B, 5, 1, 1>(d, a, w, out),
+        6 => streams::<D, B, 6, 1, 1>(d, a, w, out),
+        7 => streams::<D, B, 7, 1, 1>(d, a, w, out),
+        8 => streams::<D, B, 8, 1, 1>(d, a, w, out),
+        9 => streams::<D, B, 9, 1, 1>(d, a, w, out),
+        10 => streams::<D, B, 10, 1, 1>(d, a, w, out),
+        11 => streams::<D, B, 11, 1, 1>(d, a, w, out),
+        FEW_NEAR => streams::<D, B, FEW_NEAR, 1, 1>(d, a, w, out),
+        rows => unreachable!("{rows} are not few"),
+    }
+}
 
 /// `M` rows: each panel is read once, `P` far apart at a time, so that each is part of a long stream through memory. `V` vectors make a
 /// line.
 #[inline(always)]
-pub(super) fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>(
+pub(super) fn streams<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>(
     d: D,
     a: Rounded<'_>,
     w: Panels<'_>,
@@ -17,16 +37,16 @@ pub(super) fn few_rows<D: Int8, B: Codes<D>, const M: usize, const V: usize, con
     let panels = w.bytes.len() / w.len;
     let apart = panels / P;
     for first in 0..apart {
-        streams::<D, B, M, V, P>(d, a, w, (first, apart), out);
+        of_panels::<D, B, M, V, P>(d, a, w, (first, apart), out);
     }
     for first in apart * P..panels {
-        streams::<D, B, M, V, 1>(d, a, w, (first, 0), out);
+        of_panels::<D, B, M, V, 1>(d, a, w, (first, 0), out);
     }
 }
 
 /// The panels `first`, `first + apart`, ...
 #[inline(always)]
-fn streams<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>(
+fn of_panels<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>(
     d: D,
     a: Rounded<'_>,
     w: Panels<'_>,
@@ -45,7 +65,7 @@ fn streams<D: Int8, B: Codes<D>, const M: usize, const V: usize, const P: usize>
             let (of_rows, block) = w.bytes[(first + p * apart) * w.len + start..][..size].split_at(4 * PANEL);
             // The codes ask for themselves.
             for line in 0..B::BITS.header() / 64 {
-                s.prefetch(of_rows.as_ptr().wrapping_add(64 * line + s.ahead()));
+                s.prefetch(of_rows.as_ptr().wrapping_add(64 * line + AHEAD));
             }
             (scales[p], blocks[p]) = (bytemuck::cast_slice(of_rows), block);
         }
