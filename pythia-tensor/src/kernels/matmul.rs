@@ -41,7 +41,8 @@
 //! | 8 x 3, activations as operands from memory (one core) | 0.46 |
 //!
 //! With rows of 4 KB, where activations no longer fit the first-level cache, these six rows of weights a tile make it 0.66
-//! instead of 0.60 with four (16 rows of activations: 0.78 and 0.74); up to six activations, four rows are better (4: 27 against 22 GB/s).
+//! instead of 0.60 with four (16 rows of activations: 0.78 and 0.74); up to five activations, four rows are better (4: 27 against 22 GB/s).
+//! A 6 x 4 tile leaves the compiler too few registers: six activations ran at 12 GB/s so, and run at 34 as 3 + 3 rows x 6 (two Zen 5 cores).
 //!
 //! With AVX2 on a Zen 3 core, 8 rows and rows of 2 KB from memory take the time of the multiply-adds and of the reading added up (0.41;
 //! in pages of 2 MB 0.45). Widening a group's weights once for all its tiles, in the first tile and kept in the first-level cache, saves
@@ -214,8 +215,8 @@ fn linear_body<S: Simd, W: Element>(s: S, a: Mat<'_>, w: &[W], then: Epilogue<'_
     match S::LANES {
         16 => match a.rows() {
             1 => columns::<S, _, 1, 4>(s, dot, a, w, then, out),
-            2..=6 => columns::<S, _, 6, 4>(s, dot, a, w, then, out),
-            7..=FEW => columns::<S, _, 4, 6>(s, dot, a, w, then, out),
+            2..=5 => columns::<S, _, 5, 4>(s, dot, a, w, then, out),
+            6..=FEW => columns::<S, _, 4, 6>(s, dot, a, w, then, out),
             _ => columns::<S, _, 3, 8>(s, dot, a, w, then, out),
         },
         _ => match a.rows() {
