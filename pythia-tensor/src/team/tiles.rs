@@ -36,12 +36,6 @@ impl<'a, T> Mat<'a, T> {
         self.cols
     }
 
-    /// Elements from one row to the next.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Row `r`.
     #[inline]
     pub fn row(&self, r: usize) -> &'a [T] {
