@@ -80,7 +80,17 @@
 //! | 4 rows far apart, asking for the next row (this) | 26 |
 //!
 //! On two Zen 5 cores, in turns, while reading reached 68 GB/s: 55 when the next row is asked for into the second level, 60 into the first (this), 54 without asking,
-//! 50 with eight rows; while it reached 45: 40, 43, and 40 when both levels were asked, one after the other.
+//! 50 with eight rows; while it reached 45: 40, 43, and 40 when both levels were asked, one after the other. There, as shares of the bandwidth
+//! (150 to 300 MB of weights, medians of three to eight runs in turns):
+//!
+//! | asked for | 1 row, C = 1024 | 2048 | 2 rows | 4 | 8 | 16 |
+//! |---|---|---|---|---|---|---|
+//! | the next turn's line, up to 4 KB ahead (this, from six rows on) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
+//! | 2 KB ahead in its stream (this, up to five) | 0.95 | 0.94 | 0.93 | 0.86 | 0.70 | 0.48 |
+//! | 1 KB ahead | 0.92 | 0.95 | 0.92 | 0.84 | 0.65 | 0.43 |
+//! | the next turn's, two streams instead of four; one | 0.94; 0.94 | 0.92; 0.93 | | | | |
+//!
+//! From the third-level cache, two streams and one run at 0.91 and 0.68 of the speed of four.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
@@ -118,6 +128,11 @@ pub(crate) const FEW: usize = 16;
 
 /// Up to so many rows of activations, rows of weights that lie far apart are multiplied together.
 const FAR: usize = 32;
+
+/// Up to so many rows of activations, lines that are asked for into the first-level cache ([`Simd::near`]) are those [`NEAR`] bytes ahead in
+/// their streams, and not those of the next turn.
+const FOLLOWED: usize = 5;
+const NEAR: usize = 2048;
 
 stamp! {
     /// One tile of `out = epilogue(a · wᵀ)`: `a` is `[M, K]`, `w` is all of `[N, K]`; the tile says which rows and columns.
@@ -272,7 +287,11 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 _ => start((group, block)),
             };
             let w = &w[start((group, block))..];
-            let next = next.wrapping_sub(start((group, block)));
+            let next = if s.near() && a.rows() <= FOLLOWED {
+                NEAR / size_of::<D::W>()
+            } else {
+                next.wrapping_sub(start((group, block)))
+            };
             let w = Group { rows: w, stride: apart * k, next, ask };
             let sums = Sums { first: &mut sums[column(group)..], row: n1 - n0, column: apart };
             products::<S, D, M, N>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
