@@ -12,7 +12,8 @@
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
 //! products with up to `M` rows of activations at a time stand in registers (a tile). A group is read from memory by its
 //! first tile and from the cache by the others. Nothing is packed or widened ahead: activations and weights are read where
-//! they lie (long prompts apart: `panels`; with AMX, all: `tiles`). While a group is multiplied, its tiles ask memory for the next, each for a part, and each for a line at a time:
+//! they lie (long prompts apart: `panels`; with AMX, all: `tiles`). While a group is multiplied, its tiles ask memory for the next (a few rows on a Zen 5: for what
+//! follows in each stream), each for a part, and each for a line at a time:
 //! asked for in bursts, the lines keep the loads waiting.
 //!
 //! A few rows of activations take weight rows that lie far apart, all blocks of K of a group before the next, so that each of the `N` is a long
@@ -79,11 +80,11 @@
 //! | 8 rows far apart, asking 1 KB ahead into L2 | 23 |
 //! | 4 rows far apart, asking for the next row (this) | 26 |
 //!
-//! On two Zen 5 cores, in turns, while reading reached 68 GB/s: 55 when the next row is asked for into the second level, 60 into the first (this), 54 without asking,
+//! On two Zen 5 cores, in turns, while reading reached 68 GB/s: 55 when the next row is asked for into the second level, 60 into the first, 54 without asking,
 //! 50 with eight rows; while it reached 45: 40, 43, and 40 when both levels were asked, one after the other. There, as shares of the bandwidth
-//! (150 to 300 MB of weights, medians of three to eight runs in turns):
+//! (150 to 300 MB of weights in f16, multiplied in `f32`, one row also in bf16; medians of three to eight runs in turns):
 //!
-//! | asked for | 1 row, C = 1024 | 2048 | 2 rows | 4 | 8 | 16 |
+//! | asked for | 1 row, a layer with C = 1024 | 2048 | 2 rows | 4 | 8 | 16 |
 //! |---|---|---|---|---|---|---|
 //! | the next turn's line, up to 4 KB ahead (this, from six rows on) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
 //! | 2 KB ahead in its stream (this, up to five) | 0.95 | 0.94 | 0.93 | 0.86 | 0.70 | 0.48 |
@@ -129,9 +130,9 @@ pub(crate) const FEW: usize = 16;
 /// Up to so many rows of activations, rows of weights that lie far apart are multiplied together.
 const FAR: usize = 32;
 
-/// Up to so many rows of activations, lines that are asked for into the first-level cache ([`Simd::near`]) are those [`NEAR`] bytes ahead in
-/// their streams, and not those of the next turn.
-const FOLLOWED: usize = 5;
+/// Up to so many rows of activations, which a single tile takes, lines that are asked for into the first-level cache ([`Simd::near`]) are those
+/// [`NEAR`] bytes ahead in their streams, and not those of the next turn.
+const ONE_TILE: usize = 5;
 const NEAR: usize = 2048;
 
 stamp! {
@@ -174,7 +175,7 @@ trait Dot<S: Simd>: Copy {
 struct Group<'w, W> {
     rows: &'w [W],
     stride: usize,
-    /// Elements from the first row to the first of those that come next.
+    /// Elements from the first row to the first of those that are asked for.
     next: usize,
     /// How many of those memory is asked for meanwhile.
     ask: usize,
@@ -287,7 +288,7 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 _ => start((group, block)),
             };
             let w = &w[start((group, block))..];
-            let next = if s.near() && a.rows() <= FOLLOWED {
+            let next = if s.near() && a.rows() <= ONE_TILE {
                 NEAR / size_of::<D::W>()
             } else {
                 next.wrapping_sub(start((group, block)))
@@ -349,9 +350,6 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         let w = Group { next, ask: each.min(w.ask.saturating_sub(t * each)), ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
-            8 if const { M >= 8 } => dots::<S, D, 8, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            7 if const { M >= 7 } => dots::<S, D, 7, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
-            6 if const { M >= 6 } => dots::<S, D, 6, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             5 if const { M >= 5 } => dots::<S, D, 5, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             4 if const { M >= 4 } => dots::<S, D, 4, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             3 if const { M >= 3 } => dots::<S, D, 3, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),

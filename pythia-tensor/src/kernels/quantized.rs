@@ -34,7 +34,7 @@
 //! unless activations have 7 bits, which would be other numbers than elsewhere; with signs moved from one side to the other, 1.15.
 //!
 //! A stream asks memory for what lies a page ahead. The same fraction on the same machine, two threads, panels from memory, medians of
-//! four runs (int4 as nibbles; with AVX-512 it was not measured):
+//! four runs (int4 as nibbles):
 //!
 //! | bytes ahead | 0 (the hardware's prefetcher alone) | 512 | 1024 | 2048 | 4096 (this) | 8192 |
 //! |---|---|---|---|---|---|---|
@@ -44,7 +44,7 @@
 //! | int4, 2 rows | 0.46 | 0.50 | 0.53 | 0.65 | 0.68 | 0.67 |
 //!
 //! Then panels far apart, as so many streams of lines in turns, each asking a page ahead; the same machine and fraction, medians of seven
-//! runs in turns (differences below 0.03 mean nothing; with AVX-512 it was not measured):
+//! runs in turns (differences below 0.03 mean nothing):
 //!
 //! | | one stream | several |
 //! |---|---|---|
@@ -65,12 +65,13 @@
 //! | int4, two streams, a page ahead | **46.0** | **40.3** | 33.5 | | |
 //! | int4, one stream, a page ahead | 46.4 | 42.3 | **37.4** | **34** | **28** |
 //! | int4 through [`many_rows`] | | | | | 21.5 |
-//! | int8, two streams (one row: four 47, one 47) | **48** | **44** | 43.9 | 40.5 | 40.1 |
-//! | int8, one stream | 47 | 45.7 | **46** | **43.6** | **41** |
+//! | int8, four streams, 2 KB ahead | 47 | 43 | | | |
+//! | int8, two streams, a page ahead | **48** | **44** | 43.9 | 40.5 | 40.1 |
+//! | int8, one stream, a page ahead | 47 | 45.7 | **46** | **43.6** | **41** |
 //! | int8 through [`many_rows`] | | | | 36 | 35 |
 //!
-//! (Bold: this. From the third-level cache, two streams of int4 are 1.2 times as fast as one with one row, where one chain of sums
-//! waits for itself.) Weights that partly stay in the third-level cache, 50 MB of them, hide all of this. Sixteen rows of int4 are as fast
+//! (Bold: this; three rows as two. From the third-level cache, two streams of int4 are 1.2 times as fast as one with one row and 1.1 times with
+//! two, where one chain of sums waits for itself.) Weights that partly stay in the third-level cache, 50 MB of them, hide all of this. Sixteen rows of int4 are as fast
 //! either way. On a Zen 4, int8 lost with eight rows (below), so others stay with four and eight.
 //!
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
@@ -83,6 +84,8 @@
 mod nibbles;
 mod rounded;
 mod streams;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
@@ -104,8 +107,17 @@ pub(crate) const COLS: usize = 64;
 /// Rows that the streams take best, even where there are tiles.
 const FEW: usize = 4;
 
-/// The same where lines are asked for into the first-level cache ([`Simd::near`]).
+/// Rows of int4 that they take best: expanding weights where they are used pays for a few more.
+const FEW_INT4: usize = 8;
+
+/// Both without AMX where lines are asked for into the first-level cache ([`Simd::near`]).
 const FEW_NEAR: usize = 12;
+
+/// Rows that [`few_rows`] takes, at least `few`.
+#[inline(always)]
+fn few(s: impl Simd, few: usize) -> usize {
+    if s.near() { FEW_NEAR } else { few }
+}
 
 /// `out[m][n] = sum over k of a[m][k] * w[n][k]` for the rows of weights `cols`, which start with a panel; the rows of
 /// `out` are a multiple of [`COLS`] long.
@@ -173,7 +185,7 @@ stamp_int8! {
 fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
     // The length first: what is for vectors of another is not compiled.
     match D::LANES {
-        16 if a.rows() <= if d.f32s().near() { FEW_NEAR } else { FEW } => few_rows::<D, AsInt8>(d, a, w, out),
+        16 if a.rows() <= few(d.f32s(), FEW) => few_rows::<D, AsInt8>(d, a, w, out),
         16 => many_rows::<D, AsInt8, 1, 4, 1>(d, a, w, out, scratch),
         8 => match a.rows() {
             1 => streams::<D, AsInt8, 1, 2, 4>(d, a, w, out),
@@ -193,8 +205,7 @@ fn int8_body<D: Int8>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scra
 #[inline(always)]
 fn int4_body<D: Expand>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32], scratch: &mut Lines) {
     match D::LANES {
-        // Expanding weights where they are used pays for a few rows more.
-        16 if a.rows() <= if d.f32s().near() { FEW_NEAR } else { 8 } => few_rows::<D, AsInt4>(d, a, w, out),
+        16 if a.rows() <= few(d.f32s(), FEW_INT4) => few_rows::<D, AsInt4>(d, a, w, out),
         16 => many_rows::<D, AsInt4, 1, 4, 1>(d, a, w, out, scratch),
         _ => match a.rows() {
             1 => streams::<D, AsInt4, 1, 4, 1>(d, a, w, out),

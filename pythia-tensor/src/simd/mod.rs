@@ -59,7 +59,7 @@ pub(crate) use outline;
 #[cfg(target_arch = "x86_64")]
 pub(crate) const UPPER: i32 = 0xFFFF_0000_u32.cast_signed();
 
-/// How many bytes ahead a stream through memory asks: a page, which the machine's own prefetching does not leave.
+/// How many bytes ahead streams of quantised weights and of what is rounded ask: a page, which the machine's own prefetching does not leave.
 pub(crate) const AHEAD: usize = 4096;
 
 /// A part of a kernel that [`Simd::outline`] runs.
@@ -174,7 +174,8 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         let _ = x;
     }
 
-    /// Whether [`Simd::prefetch`] asks into the first-level cache because the processor reads memory faster so.
+    /// Whether [`Simd::prefetch`] asks into the first-level cache because the processor (a Zen 5) reads memory faster so. A few rows of
+    /// activations are multiplied in other ways there: `quantized.rs` and `matmul.rs` say which.
     #[inline(always)]
     fn near(self) -> bool {
         false

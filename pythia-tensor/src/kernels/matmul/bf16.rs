@@ -35,7 +35,7 @@
 //!
 //! With 64 rows, where packing takes a quarter of the time, the tiles' asking makes it 0.70 instead of 0.65 and (C = 2048) 0.72 instead of 0.66. If
 //! packing read no other lines than those of two rows, it would be 0.75: what is left is the way from the second level to the first. Asking
-//! four, six or eight lines ahead instead of two: the same; half or a quarter as many tiles: 1.0 to 1.05, with 512 rows 1.0 and 0.96.
+//! four, six or eight lines ahead instead of two: the same speed; half or a quarter as many tiles: 1.0 to 1.05 times, with 512 rows 1.0 and 0.96.
 //!
 //! A few rows on two Zen 5 cores, rows of 2 KB from memory, in GB/s of 46 (medians in turns):
 //!
@@ -192,7 +192,7 @@ fn panels<W: Element>(
     for n0 in cols.clone().step_by(PANEL) {
         let n1 = cols.end.min(n0 + PANEL);
         pack(simd, Mat::new(&w[n0 * k..n1 * k], k), panel);
-        let next = n1..cols.end.min(n1 + PANEL);
+        let next = n1..(w.len() / k).min(n1 + PANEL);
         let then = then.slice(n0..n1);
         let tiles = a.rows().div_ceil(TILE);
         for t in 0..tiles {
@@ -208,8 +208,8 @@ fn panels<W: Element>(
     }
 }
 
-/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what follows in each row: from
-/// memory, if no panel was before, or from the second-level cache.
+/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what follows in each row, which tiles
+/// have asked for if they had a panel before.
 #[inline(always)]
 fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [f32]) {
     let (k, last) = (rows.cols(), rows.rows() - 1);
@@ -305,7 +305,7 @@ fn tile<const M: usize>(
         for (k, w) in (step * LINE..).zip(panel.chunks_exact(PANEL)) {
             let w = [s.load(w), s.load(&w[16..])];
             for i in 0..M {
-                // SAFETY: `k < len`, the length of every row.
+                // SAFETY: `k < len`, the length of every row, where the panel is cut.
                 let x = s.splat(*unsafe { a[i].get_unchecked(k) });
                 acc[i][0] = Product::mul_add(pairs, s, x, w[0], acc[i][0]);
                 acc[i][1] = Product::mul_add(pairs, s, x, w[1], acc[i][1]);

@@ -5,9 +5,10 @@ use crate::quantized::{BLOCK, GROUP, PANEL};
 use crate::simd::int8::Int8;
 use crate::simd::{AHEAD, Arithmetic, Simd};
 
-/// At most [`FEW_NEAR`] rows, with vectors of a line: so many streams as were fastest on a Zen 5 (see `quantized.rs`).
+/// At most [`FEW_NEAR`] rows, with vectors of a line. How many streams: see `quantized.rs`.
 #[inline(always)]
 pub(super) fn few_rows<D: Int8, B: Codes<D>>(d: D, a: Rounded<'_>, w: Panels<'_>, out: &mut [f32]) {
+    const { assert!(FEW_NEAR == 12, "an arm for every number of rows") };
     match a.rows() {
         1 => streams::<D, B, 1, 1, 2>(d, a, w, out),
         2 => streams::<D, B, 2, 1, 2>(d, a, w, out),
@@ -20,7 +21,7 @@ pub(super) fn few_rows<D: Int8, B: Codes<D>>(d: D, a: Rounded<'_>, w: Panels<'_>
         9 => streams::<D, B, 9, 1, 1>(d, a, w, out),
         10 => streams::<D, B, 10, 1, 1>(d, a, w, out),
         11 => streams::<D, B, 11, 1, 1>(d, a, w, out),
-        FEW_NEAR => streams::<D, B, FEW_NEAR, 1, 1>(d, a, w, out),
+        12 => streams::<D, B, 12, 1, 1>(d, a, w, out),
         rows => unreachable!("{rows} are not few"),
     }
 }
