@@ -77,7 +77,7 @@ fn together(crew: &Crew<'_>, model: &Model, prompts: &[&[u32]], workspace: &mut 
 
 /// A run of tokens of each length that a kernel treats in its own way: 1 to 6 rows and more, a block of attention, a block of keys.
 fn pieces(len: usize) -> Vec<usize> {
-    let ends = [1, 1, 2, 3, 4, 5, 6, 9, 12, 31, 32, 33, 1, 64].iter().scan(0, |end, piece| {
+    let ends = [1, 1, 2, 3, 4, 5, 31, 32, 33, 1, 6, 9, 12, 64].iter().scan(0, |end, piece| {
         *end += piece;
         Some(*end)
     });

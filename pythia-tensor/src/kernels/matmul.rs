@@ -43,7 +43,7 @@
 //!
 //! With rows of 4 KB, where activations no longer fit the first-level cache, these six rows of weights a tile make it 0.66
 //! instead of 0.60 with four (16 rows of activations: 0.78 and 0.74); up to five activations, four rows are better (4: 27 against 22 GB/s).
-//! A 6 x 4 tile leaves the compiler too few registers: six activations ran at 12 GB/s so, and run at 34 as 3 + 3 rows x 6 (two Zen 5 cores).
+//! The compiler keeps sums of a 6 x 4 tile in memory: six activations ran at 12 GB/s so, and run at 34 as 3 + 3 rows x 6 (two Zen 5 cores).
 //!
 //! With AVX2 on a Zen 3 core, 8 rows and rows of 2 KB from memory take the time of the multiply-adds and of the reading added up (0.41;
 //! in pages of 2 MB 0.45). Widening a group's weights once for all its tiles, in the first tile and kept in the first-level cache, saves
