@@ -76,23 +76,38 @@ pub enum Then {
     Add,
 }
 
-/// Tiles for each thread of a product, if it is large enough: more divide the work more evenly.
+/// Tiles for each thread of a product of many rows, if it is large enough: more divide the work more evenly.
 const TILES: usize = 8;
 
-/// The same of up to 64 rows on machines with AMX: longer streams through memory, and what each tile reads anew, all activations, counts. One row and
-/// eight are 1.01 to 1.03 times as fast as with four, 64 rows 1.03 times; one tile a thread is no faster; eight and sixteen take 1.05 to 1.2 times as
-/// long as four.
-#[cfg(target_arch = "x86_64")]
+/// The same of few rows, whose weights take the time: the streams through memory are longer, and less is asked for past their ends. Decoding
+/// with two Zen 5 cores, in turns token by token, as speeds beside that with eight tiles (410m; one row while memory gave 65 to 75 GB/s):
+///
+/// | tiles | exact, 1 row | bf16 | int8 | int4 | exact, bf16, int8, int4, 8 rows | 64 rows | 100 rows |
+/// |---|---|---|---|---|---|---|---|
+/// | 4 | 1.03 | 1.02 | 1.02 | 1.04 | 1.01, 1.02, 1.01, 1.03 | 1.00, 1.02, 1.01, 1.01 | 1.01, 1.02, 1.01, 1.01 |
+/// | 2 (this) | 1.05 | 1.07 | 1.10 | 1.19 | 1.02, 1.02, 1.03, 1.04 | 1.00, 1.04, 1.03, 1.02 | 1.01, 1.03, 1.01, 1.02 |
+/// | 1 | 1.07 | 1.08 | 1.13 | 1.23 | 1.02, 1.02, 1.03, 1.05 | 1.00, 1.05, 1.03, 1.02 | 1.02, 1.04, 1.02, 1.02 |
+///
+/// With AVX2, one row: 1.11, int8 1.12, int4 1.23. One tile a thread would wait for whichever core is held up. With AMX, where it is of all rows up to
+/// [`Tiled::FEW`]: one row and eight are 1.01 to 1.03 times as fast as with four, 64 rows 1.03 times; one tile a thread is no faster; eight and sixteen
+/// take 1.05 to 1.2 times as long as four.
 const FEW_TILES: usize = 2;
 
-/// Columns of a tile at most.
+/// Up to so many rows are few in this.
+const FEW_ROWS: usize = 128;
+
+/// Columns of a tile at most, of many rows and of few.
 const COLS: usize = 768;
+const FEW_COLS: usize = 4096;
 
 /// Rows of a tile at most where a panel of weights is packed for it.
 const PANEL_ROWS: usize = 1024;
 
 /// Rows of a tile of a quantised product at most: enough to pay for expanding int4 weights once a tile.
 const QUANTIZED_ROWS: usize = 256;
+
+/// Columns of such a tile of many rows at most.
+const QUANTIZED_COLS: usize = 1024;
 
 thread_local! {
     /// Weights, expanded or packed, and the sums of a tile.
@@ -173,14 +188,21 @@ impl Cut {
     }
 }
 
+/// Tiles for each thread of a product of `m` rows, and the columns of one at most; `most` if the rows are many.
+fn tiles_of(m: usize, most: usize) -> (usize, usize) {
+    if m <= FEW_ROWS { (FEW_TILES, FEW_COLS) } else { (TILES, most) }
+}
+
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
 /// every thread gets several tiles.
 fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> (usize, usize) {
     let (most, group, columns) = units(isa, [m, n], threads, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
-    let even = (n * blocks).div_ceil(TILES * threads).next_multiple_of(columns);
-    (rows, even.clamp(columns, COLS))
+    // With AMX, so many rows that some fill its tiles.
+    let (tiles, most) = if isa.has_tiles() { (TILES, COLS) } else { tiles_of(m, COLS) };
+    let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
+    (rows, even.clamp(columns, most))
 }
 
 /// Of a tile for `m` rows (with AMX, more than [`Tiled::FEW`]): rows at most, of which groups stay together, and columns that do.
@@ -208,8 +230,9 @@ fn units(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>])
 /// computes together, so that every thread gets several tiles.
 fn quantized_tile_size([m, n]: [usize; 2], threads: usize) -> (usize, usize) {
     let blocks = m.div_ceil(QUANTIZED_ROWS).max(1);
-    let even = (n * blocks).div_ceil(TILES * threads);
-    (m.div_ceil(blocks).max(1), even.clamp(1, 1024).next_multiple_of(quantized::COLS))
+    let (tiles, most) = tiles_of(m, QUANTIZED_COLS);
+    let even = (n * blocks).div_ceil(tiles * threads);
+    (m.div_ceil(blocks).max(1), even.clamp(1, most).next_multiple_of(quantized::COLS))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
