@@ -27,13 +27,9 @@ const INSIDE: u64 = (1 << 31) - 1;
 const OPEN: u64 = 1 << 31;
 const REGION: u64 = 1 << 32;
 
-/// Looks at the state before a follower sleeps. About 50 microseconds: longer than most serial stretches inside a
-/// forward pass, shorter than anybody notices on an idle machine.
-const SPINS: u32 = 1000;
-
-/// The same with a core for every thread, about 200 microseconds: on a virtual machine waking up takes as long as a product, and one
-/// sequence decodes 1.00 to 1.02 times as fast (eight threads on two cores would take 1.5 times as long as two, instead of 1.2 to 1.35).
-const PATIENT_SPINS: u32 = 4 * SPINS;
+/// Looks at the state before a follower sleeps. About 200 microseconds: shorter than anybody notices on an idle machine, and on a virtual machine waking
+/// up takes as long as a product: one sequence decodes 1.00 to 1.02 times as fast as with a quarter of it.
+const SPINS: u32 = 4000;
 
 /// Looks at the state before a waiting leader offers its time slice to others.
 const LEADER_SPINS: u32 = 2000;
@@ -52,7 +48,6 @@ pub(super) struct Regions {
     over: AtomicBool,
     panicked: AtomicBool,
     sleeping: AtomicUsize,
-    spins: u32,
     lock: Mutex<()>,
     wake: Condvar,
 }
@@ -90,8 +85,7 @@ impl Drop for Close<'_> {
 }
 
 impl Regions {
-    /// `crowded`: whether there are more threads than cores.
-    pub(super) fn new(crowded: bool) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: Apart(AtomicU64::new(0)),
             next: Apart(AtomicUsize::new(0)),
@@ -99,7 +93,6 @@ impl Regions {
             over: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             sleeping: AtomicUsize::new(0),
-            spins: if crowded { SPINS } else { PATIENT_SPINS },
             lock: Mutex::new(()),
             wake: Condvar::new(),
         }
@@ -167,7 +160,7 @@ impl Regions {
             let open = state & OPEN != 0 && state / REGION != done;
             (open || self.over.load(SeqCst)).then_some((open, state / REGION))
         };
-        let found = (0..self.spins)
+        let found = (0..SPINS)
             .find_map(|_| {
                 poll().or_else(|| {
                     hint::spin_loop();

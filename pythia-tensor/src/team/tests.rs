@@ -1,6 +1,11 @@
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+/// A team of so many threads that all work, also where there are fewer cores.
+fn crowd(threads: usize) -> Team {
+    Team::with_followers(threads - 1, threads, Isa::best()).unwrap()
+}
+
 fn each_tile_adds_one(crew: &Crew<'_>, data: &mut [f32], cols: usize, tile: (usize, usize)) {
     crew.run(&mut [Tiles::new(MatMut::new(data, cols), tile.0, tile.1, &|mut t| {
         for r in t.rows() {
@@ -12,7 +17,7 @@ fn each_tile_adds_one(crew: &Crew<'_>, data: &mut [f32], cols: usize, tile: (usi
 #[test]
 fn every_element_is_visited_once_for_any_threads_and_tiles() {
     for threads in [1, 2, 3, 8] {
-        let team = Team::new(threads).unwrap();
+        let team = crowd(threads);
         for (rows, cols, tile) in [(1, 1, (1, 1)), (7, 5, (2, 3)), (64, 33, (16, 16)), (3, 100, (9, 7))] {
             let mut data = vec![0.0; rows * cols];
             team.enter(|crew| each_tile_adds_one(crew, &mut data, cols, tile));
@@ -23,7 +28,7 @@ fn every_element_is_visited_once_for_any_threads_and_tiles() {
 
 #[test]
 fn ragged_blocks_cover_their_rows_and_know_their_number() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let mut data = vec![-1.0; 6 * 4];
     team.enter(|crew| {
         crew.run(&mut [Tiles::ragged(MatMut::new(&mut data, 4), &[0, 1, 1, 4, 6], 2, &|mut t| {
@@ -40,7 +45,7 @@ fn ragged_blocks_cover_their_rows_and_know_their_number() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn uneven_columns_cover_all_rows() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let mut data = vec![-1.0; 2 * 6];
     let parts = Uneven { count: 3, len: 1, longer: 1, more: 2 };
     team.enter(|crew| {
@@ -57,7 +62,7 @@ fn uneven_columns_cover_all_rows() {
 /// Thousands of tiny regions with sleeps between some: a lost wake-up would hang, a region left early would miscount.
 #[test]
 fn many_regions_lose_nothing_when_oversubscribed() {
-    let team = Team::new(8).unwrap();
+    let team = crowd(8);
     let mut data = vec![0.0; 40];
     team.enter(|crew| {
         for i in 0..5000 {
@@ -72,7 +77,7 @@ fn many_regions_lose_nothing_when_oversubscribed() {
 
 #[test]
 fn several_callers_at_once_all_finish() {
-    let team = Team::new(3).unwrap();
+    let team = crowd(3);
     std::thread::scope(|s| {
         for _ in 0..4 {
             s.spawn(|| {
@@ -89,7 +94,7 @@ fn several_callers_at_once_all_finish() {
 /// One caller stays inside; another must neither wait for it nor for its threads.
 #[test]
 fn a_caller_does_not_wait_for_one_who_stays_inside() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let (entered, leave) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     std::thread::scope(|s| {
         s.spawn(|| {
@@ -108,7 +113,7 @@ fn a_caller_does_not_wait_for_one_who_stays_inside() {
 
 #[test]
 fn entering_inside_works_alone() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let mut data = vec![0.0; 4];
     team.enter(|_| team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1))));
     assert_eq!(data, [1.0; 4]);
@@ -117,7 +122,7 @@ fn entering_inside_works_alone() {
 /// Two tasks that wait for each other: only done if two threads work at the same time.
 #[test]
 fn the_followers_do_take_part() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let mut data = vec![0.0; 2];
     let met = AtomicUsize::new(0);
     team.enter(|crew| {
@@ -144,7 +149,7 @@ impl<T> OneThread<T> {
 
 #[test]
 fn a_region_inside_a_region_is_refused() {
-    let team = Team::new(2).unwrap();
+    let team = crowd(2);
     let mut data = vec![0.0; 8];
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         team.enter(|crew| {
@@ -163,7 +168,7 @@ fn a_region_inside_a_region_is_refused() {
 /// The panic of one region is reported once; the next region is its own.
 #[test]
 fn a_region_after_a_panic_is_healthy() {
-    let team = Team::new(4).unwrap();
+    let team = crowd(4);
     let mut data = vec![0.0; 40];
     let outer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         team.enter(|crew| {
@@ -182,7 +187,7 @@ fn a_region_after_a_panic_is_healthy() {
 
 #[test]
 fn a_panicking_task_reaches_the_caller_and_spares_the_team() {
-    let team = Team::new(4).unwrap();
+    let team = crowd(4);
     for bad in [0, 17, 39] {
         let mut data = vec![0.0; 40];
         let seen = AtomicUsize::new(0);
@@ -199,6 +204,26 @@ fn a_panicking_task_reaches_the_caller_and_spares_the_team() {
     let mut data = vec![0.0; 40];
     team.enter(|crew| each_tile_adds_one(crew, &mut data, 1, (1, 1)));
     assert!(data.iter().all(|&x| x == 1.0));
+}
+
+/// Sixteen times as many threads as cores are asked for; no task finds more than one thread a core at work.
+#[test]
+fn no_more_threads_work_than_there_are_cores() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let team = Team::new(16 * cores).unwrap();
+    assert_eq!(team.threads(), 16 * cores);
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let mut data = vec![0.0; 64 * cores];
+    team.enter(|crew| {
+        for _ in 0..20 {
+            crew.run(&mut [Tiles::new(MatMut::new(&mut data, 1), 1, 1, &|_| {
+                std::thread::sleep(std::time::Duration::from_micros(50));
+                seen.lock().unwrap().insert(std::thread::current().id());
+            })]);
+        }
+    });
+    let seen = seen.into_inner().unwrap().len();
+    assert!((1..=cores).contains(&seen), "{seen} threads on {cores} cores");
 }
 
 #[test]
