@@ -86,7 +86,7 @@
 //!
 //! | asked for | 1 row, a layer with C = 1024 | 2048 | 2 rows | 4 | 8 | 16 |
 //! |---|---|---|---|---|---|---|
-//! | the next turn's line, up to 4 KB ahead (this, from six rows on) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
+//! | the next turn's line, up to 4 KB ahead (this, from six rows on; from nine in bf16) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
 //! | 2 KB ahead in its stream (this, up to five) | 0.95 | 0.94 | 0.93 | 0.86 | 0.70 | 0.48 |
 //! | 1 KB ahead | 0.92 | 0.95 | 0.92 | 0.84 | 0.65 | 0.43 |
 //! | the next turn's, two streams instead of four; one | 0.94; 0.94 | 0.92; 0.93 | | | | |
@@ -130,9 +130,8 @@ pub(crate) const FEW: usize = 16;
 /// Up to so many rows of activations, rows of weights that lie far apart are multiplied together.
 const FAR: usize = 32;
 
-/// Up to so many rows of activations, which a single tile takes, lines that are asked for into the first-level cache ([`Simd::near`]) are those
-/// [`NEAR`] bytes ahead in their streams, and not those of the next turn.
-const ONE_TILE: usize = 5;
+/// If a single tile takes all rows of activations, lines that are asked for into the first-level cache ([`Simd::near`]) are those so many bytes
+/// ahead in their streams, and not those of the next turn.
 const NEAR: usize = 2048;
 
 stamp! {
@@ -288,7 +287,7 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 _ => start((group, block)),
             };
             let w = &w[start((group, block))..];
-            let next = if s.near() && a.rows() <= ONE_TILE {
+            let next = if s.near() && a.rows() <= M {
                 NEAR / size_of::<D::W>()
             } else {
                 next.wrapping_sub(start((group, block)))
@@ -350,6 +349,9 @@ fn products<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         let w = Group { next, ask: each.min(w.ask.saturating_sub(t * each)), ..w };
         // No thin tile at the end: seven rows are four and three.
         i += match (rows - i).div_ceil(tiles - t) {
+            8 if const { M >= 8 } => dots::<S, D, 8, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            7 if const { M >= 7 } => dots::<S, D, 7, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
+            6 if const { M >= 6 } => dots::<S, D, 6, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             5 if const { M >= 5 } => dots::<S, D, 5, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             4 if const { M >= 4 } => dots::<S, D, 4, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
             3 if const { M >= 3 } => dots::<S, D, 3, N>(s, dot, array::from_fn(|r| row(i + r)), w, sums),
@@ -429,8 +431,8 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 let a = |i: usize| unsafe { a[i].get_unchecked(k..k + D::STEP) };
                 // SAFETY: as above; `j < N`, and the last of `N` rows of weights has `len` elements too.
                 let w = |j: usize| unsafe { rows.get_unchecked(j * stride + k..j * stride + k + D::STEP) };
-                // With 16 registers, the fewer of the two wait in them for the others, which come one at a time: there is no room for more.
-                if const { M > N && S::LANES < 16 } {
+                // Where registers are short, the fewer of the two wait in them for the others, which come one at a time.
+                if const { M > N && (S::LANES < 16 || M > 5) } {
                     let mut waiting = [dot.weights(s, w(0)); N];
                     for j in 1..N {
                         waiting[j] = dot.weights(s, w(j));
