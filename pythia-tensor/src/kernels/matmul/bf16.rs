@@ -47,7 +47,7 @@
 //!
 //! From the first-level cache, weights rounded twice for eight rows leave 4 x 6 at 0.7 of the peak. 8 x 3 tiles round them once and run at 0.95, if weights wait in
 //! registers for activations; the other way round they run at 0.65, for the compiler keeps sums in memory, and 8 x 2 runs at 0.75, as a sum can be added to
-//! every ten cycles only. In the model (410m, token by token in turns, asking 2 KB ahead), beside 4 x 6: six sequences 1.07, eight 1.03 to 1.10,
+//! every ten cycles only. In the model (410m, token by token in turns, asking 2 KB ahead), beside 4 x 6: six sequences 1.07, eight 1.03 to 1.10, twelve 0.95,
 //! sixteen 0.93.
 //!
 //! Packing a panel costs 2 % at 512 rows. From the caches, the tile alone runs at 0.99.
