@@ -384,7 +384,7 @@ fn embedding(c: &mut Criterion, crew: &Crew<'_>) {
     group.finish();
 }
 
-/// What a parallel region costs that does nothing: one task for each thread, alone and with more threads than cores.
+/// What a parallel region costs that does nothing: a task for each core, and eight.
 fn team(c: &mut Criterion) -> Result<(), pythia_tensor::Error> {
     for threads in [0, 8] {
         let (team, entered) = (Team::new(threads)?, Team::new(threads)?);

@@ -69,7 +69,7 @@ pub(crate) struct ModelArgs {
     /// ~/.cache/pythia-cli
     #[arg(long, value_name = "PRECISION", default_value_t)]
     pub(crate) precision: Precision,
-    /// Threads; 0 is one per core
+    /// Threads; 0 is one per core, and no more than that work at once
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
     pub(crate) threads: u16,
     /// Use only what is in the cache

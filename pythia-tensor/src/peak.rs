@@ -75,7 +75,7 @@ fn tile_gops(crew: &Crew<'_>, multiply: impl Fn(usize) + Sync, of_step: usize) -
 
 /// The most operations a second, in 10^9, of all threads of a crew, each of which does so many in `work`.
 fn giga(crew: &Crew<'_>, operations: usize, work: impl Fn() -> f32 + Sync) -> f64 {
-    let threads = crew.threads();
+    let threads = crew.workers();
     let mut out = vec![0.0; threads];
     let work = |mut tile: Tile<'_>| {
         let row = tile.rows().start;

@@ -66,7 +66,7 @@ pub(crate) struct Args {
     /// The arithmetic of the predictions: exact, bf16, int8 or int4
     #[arg(long, value_name = "PRECISION", default_value_t, help_heading = "Model")]
     precision: Precision,
-    /// Threads; 0 is one per core
+    /// Threads; 0 is one per core, and no more than that work at once
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Model")]
     #[arg(value_parser = clap::value_parser!(u16).range(..=1024))]
     threads: u16,

@@ -86,8 +86,8 @@
 //!
 //! | asked for | 1 row, a layer with C = 1024 | 2048 | 2 rows | 4 | 8 | 16 |
 //! |---|---|---|---|---|---|---|
-//! | the next turn's line, up to 4 KB ahead (this, from six rows on; from nine in bf16) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
-//! | 2 KB ahead in its stream (this, up to five) | 0.95 | 0.94 | 0.93 | 0.86 | 0.70 | 0.48 |
+//! | the next turn's line, up to 4 KB ahead (this, from six rows on, from nine in bf16) | 0.92 | 0.91 | 0.87 | 0.80 | 0.78 | 0.50 |
+//! | 2 KB ahead in its stream (this, up to five rows; 2560 bytes for six to eight in bf16) | 0.95 | 0.94 | 0.93 | 0.86 | 0.70 | 0.48 |
 //! | 1 KB ahead | 0.92 | 0.95 | 0.92 | 0.84 | 0.65 | 0.43 |
 //! | the next turn's, two streams instead of four; one | 0.94; 0.94 | 0.92; 0.93 | | | | |
 //!
@@ -132,8 +132,8 @@ const FAR: usize = 32;
 
 /// If a single tile takes all rows of activations, lines that are asked for into the first-level cache ([`Simd::near`]) are those so many bytes
 /// ahead in their streams, and not those of the next turn: for a tile of `rows` rows. Eight rows with 2560 instead of 2048 (bf16) decode 1.05 times as fast
-/// while memory is fast and 1.00 to 1.03 times while it is slow; one to four 0.95 to 1.03 and 0.98 times. 1792 bytes: 0.97 to 0.99; 1 KB: 0.85 to 0.9.
-const fn near(rows: usize) -> usize {
+/// while memory is fast and 1.00 to 1.03 times while it is slow; one to four 0.95 to 1.03 and 0.98 times. Of any with 1792 bytes: 0.97 to 0.99; 1 KB: 0.85 to 0.9.
+const fn bytes_ahead(rows: usize) -> usize {
     if rows > 5 { 2560 } else { 2048 }
 }
 
@@ -291,7 +291,7 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
             };
             let w = &w[start((group, block))..];
             let next = if s.near() && a.rows() <= M {
-                near(M) / size_of::<D::W>()
+                bytes_ahead(M) / size_of::<D::W>()
             } else {
                 next.wrapping_sub(start((group, block)))
             };
@@ -434,7 +434,7 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 let a = |i: usize| unsafe { a[i].get_unchecked(k..k + D::STEP) };
                 // SAFETY: as above; `j < N`, and the last of `N` rows of weights has `len` elements too.
                 let w = |j: usize| unsafe { rows.get_unchecked(j * stride + k..j * stride + k + D::STEP) };
-                // Where registers are short, the fewer of the two wait in them for the others, which come one at a time.
+                // With 16 registers, or more than five rows (24 sums), the fewer of the two wait in them for the others, which come one at a time.
                 if const { M > N && (S::LANES < 16 || M > 5) } {
                     let mut waiting = [dot.weights(s, w(0)); N];
                     for j in 1..N {

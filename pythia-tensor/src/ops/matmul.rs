@@ -88,17 +88,20 @@ const TILES: usize = 8;
 /// | 2 (this) | 1.05 | 1.07 | 1.10 | 1.19 | 1.02, 1.02, 1.03, 1.04 | 1.00, 1.04, 1.03, 1.02 | 1.01, 1.03, 1.01, 1.02 |
 /// | 1 | 1.07 | 1.08 | 1.13 | 1.23 | 1.02, 1.02, 1.03, 1.05 | 1.00, 1.05, 1.03, 1.02 | 1.02, 1.04, 1.02, 1.02 |
 ///
-/// With AVX2, one row: 1.11, int8 1.12, int4 1.23. One tile a thread would wait for whichever core is held up. With AMX, where it is of all rows up to
-/// [`Tiled::FEW`]: one row and eight are 1.01 to 1.03 times as fast as with four, 64 rows 1.03 times; one tile a thread is no faster; eight and sixteen
+/// With AVX2, one row: 1.11, int8 1.12, int4 1.23. One tile a thread would wait for whichever core is held up. With AMX, where it is of up to 64 rows of floating-point
+/// numbers: one row and eight are 1.01 to 1.03 times as fast as with four, 64 rows 1.03 times; one tile a thread is no faster; eight and sixteen
 /// take 1.05 to 1.2 times as long as four.
 const FEW_TILES: usize = 2;
 
 /// Up to so many rows are few in this.
 const FEW_ROWS: usize = 128;
 
-/// Columns of a tile at most, of many rows and of few.
+/// Columns of a tile of many rows at most.
 const COLS: usize = 768;
+
+/// The same of few rows; and how many sums such a tile has at most (a megabyte), if [`COLS`] columns do not have more.
 const FEW_COLS: usize = 4096;
+const FEW_SUMS: usize = 1 << 18;
 
 /// Rows of a tile at most where a panel of weights is packed for it.
 const PANEL_ROWS: usize = 1024;
@@ -173,7 +176,7 @@ impl Cut {
     fn of(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>]) -> Self {
         let quantized = products.iter().filter(|p| matches!(p.weight, Weight::Quantized(_))).count();
         if quantized == products.len() && quantized > 0 {
-            let (rows, cols) = quantized_tile_size([m, n], threads);
+            let (rows, cols) = quantized_tile_size(isa, [m, n], threads);
             return Self::Every(rows, cols);
         }
         #[cfg(target_arch = "x86_64")]
@@ -188,9 +191,16 @@ impl Cut {
     }
 }
 
-/// Tiles for each thread of a product of `m` rows, and the columns of one at most; `most` if the rows are many.
-fn tiles_of(m: usize, most: usize) -> (usize, usize) {
-    if m <= FEW_ROWS { (FEW_TILES, FEW_COLS) } else { (TILES, most) }
+/// Columns of each tile of `[m, n]` whose rows are cut into `blocks`: whole `unit`s, at most `most` if the rows are many. Of few rows the fewest tiles that
+/// come out even, to a sixteenth of a thread's work, or else the most even.
+fn columns_of([m, n]: [usize; 2], blocks: usize, threads: usize, unit: usize, most: usize) -> usize {
+    let few = m <= FEW_ROWS;
+    let most = if few { (FEW_SUMS / m.max(1) / most * most).clamp(most, FEW_COLS) } else { most };
+    let columns = |tiles: usize| (n * blocks).div_ceil(tiles * threads).clamp(1, most).next_multiple_of(unit);
+    let longest = |columns: usize| (n.div_ceil(columns) * blocks).div_ceil(threads) * columns;
+    let sixteenth = (n * blocks).div_ceil(16 * threads).max(1);
+    let tiles = if few { FEW_TILES..=TILES } else { TILES..=TILES };
+    tiles.map(columns).min_by_key(|&columns| longest(columns) / sixteenth).unwrap_or(unit)
 }
 
 /// How to cut `[m, n]` for products of floating-point numbers: rows into equal parts that the kernel takes, columns so that
@@ -199,10 +209,9 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'
     let (most, group, columns) = units(isa, [m, n], threads, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
-    // With AMX, so many rows that some fill its tiles.
-    let (tiles, most) = if isa.has_tiles() { (TILES, COLS) } else { tiles_of(m, COLS) };
-    let even = (n * blocks).div_ceil(tiles * threads).next_multiple_of(columns);
-    (rows, even.clamp(columns, most))
+    // With AMX, more rows than are few to it.
+    let m = if isa.has_tiles() { usize::MAX } else { m };
+    (rows, columns_of([m, n], blocks, threads, columns, COLS))
 }
 
 /// Of a tile for `m` rows (with AMX, more than [`Tiled::FEW`]): rows at most, of which groups stay together, and columns that do.
@@ -228,11 +237,12 @@ fn units(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>])
 
 /// How to cut `[m, n]` for products of integers: rows into equal parts, columns into whole groups of those that the kernel
 /// computes together, so that every thread gets several tiles.
-fn quantized_tile_size([m, n]: [usize; 2], threads: usize) -> (usize, usize) {
+fn quantized_tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize) -> (usize, usize) {
     let blocks = m.div_ceil(QUANTIZED_ROWS).max(1);
-    let (tiles, most) = tiles_of(m, QUANTIZED_COLS);
-    let even = (n * blocks).div_ceil(tiles * threads);
-    (m.div_ceil(blocks).max(1), even.clamp(1, most).next_multiple_of(quantized::COLS))
+    let rows = m.div_ceil(blocks).max(1);
+    // With AMX, fewer tiles were not measured.
+    let m = if isa.has_tiles() { usize::MAX } else { m };
+    (rows, columns_of([m, n], blocks, threads, quantized::COLS, QUANTIZED_COLS))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
@@ -316,5 +326,31 @@ mod tests {
                 assert_eq!(packs, expected, "{isa}, {rows} rows");
             }
         }
+    }
+
+    /// Widths of the suite's products: no thread has more than 9/8 of its share and one unit, which cannot be cut.
+    #[test]
+    fn few_rows_are_cut_evenly() {
+        for threads in 1..=16 {
+            for n in [512, 768, 1024, 2048, 2304, 3072, 5120, 6144, 15360, 20480, 50304] {
+                for (unit, most) in [(3, COLS), (COLUMNS, COLS), (quantized::COLS, QUANTIZED_COLS)] {
+                    for m in [1, 8, 128] {
+                        let columns = columns_of([m, n], 1, threads, unit, most);
+                        assert!(
+                            columns.is_multiple_of(unit)
+                                && columns * m <= FEW_SUMS.max(most.next_multiple_of(unit) * m)
+                        );
+                        let longest = n.div_ceil(columns).div_ceil(threads) * columns;
+                        let shares = n.div_ceil(threads) * 9 / 8 + unit;
+                        assert!(
+                            longest <= shares,
+                            "{m} x {n}, {threads} threads: {columns} columns, {longest} of {shares}"
+                        );
+                    }
+                }
+            }
+        }
+        assert_eq!(columns_of([1, 4096], 1, 2, COLUMNS, COLS), 1024);
+        assert_eq!(columns_of([200, 4096], 1, 2, COLUMNS, COLS), 256);
     }
 }

@@ -52,7 +52,7 @@ pub struct Team {
 const MOST_THREADS: usize = 4096;
 
 impl Team {
-    /// A team of `threads` threads (0: one per core) with the instruction set of `PYTHIA_ISA`, or the best.
+    /// A team whose work is divided for `threads` threads (0: one per core), with the instruction set of `PYTHIA_ISA`, or the best.
     ///
     /// # Errors
     /// If `PYTHIA_ISA` names an instruction set that is not there, or threads cannot be started.
@@ -60,7 +60,7 @@ impl Team {
         Self::with_isa(threads, Isa::from_env()?)
     }
 
-    /// A team of `threads` threads (0: one per core) with a given instruction set.
+    /// A team whose work is divided for `threads` threads (0: one per core), with a given instruction set.
     ///
     /// # Errors
     /// If threads cannot be started.
@@ -87,7 +87,7 @@ impl Team {
         Ok(Self { pool, threads, isa, taken: AtomicBool::new(false) })
     }
 
-    /// How many threads work is divided for, the caller's included.
+    /// How many threads work is divided for, the caller's included: as many as were asked for, also where there are fewer cores.
     pub fn threads(&self) -> usize {
         self.threads
     }
@@ -107,8 +107,9 @@ impl Team {
                 self.1.store(false, Release);
             }
         }
-        let crew = |regions| Crew {
+        let crew = |regions, followers| Crew {
             regions,
+            workers: followers + 1,
             threads: self.threads,
             isa: self.isa,
             busy: Cell::new(false),
@@ -122,10 +123,10 @@ impl Team {
                     for _ in 0..pool.current_num_threads() {
                         scope.spawn(|_| regions.follow());
                     }
-                    f(&crew(Some(&regions)))
+                    f(&crew(Some(&regions), pool.current_num_threads()))
                 })
             }
-            _ => f(&crew(None)),
+            _ => f(&crew(None, 0)),
         }
     }
 }
@@ -135,6 +136,9 @@ impl Team {
 #[derive(Debug)]
 pub struct Crew<'r> {
     regions: Option<&'r Regions>,
+    /// How many threads there are.
+    workers: usize,
+    /// How many the work is divided for.
     threads: usize,
     isa: Isa,
     /// Whether a region is open.
@@ -143,7 +147,12 @@ pub struct Crew<'r> {
 }
 
 impl Crew<'_> {
-    /// How many threads work is divided for.
+    /// How many threads work together.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// How many threads work is divided for: [`Team::threads`].
     pub fn threads(&self) -> usize {
         self.threads
     }

@@ -206,24 +206,19 @@ fn a_panicking_task_reaches_the_caller_and_spares_the_team() {
     assert!(data.iter().all(|&x| x == 1.0));
 }
 
-/// Sixteen times as many threads as cores are asked for; no task finds more than one thread a core at work.
 #[test]
-fn no_more_threads_work_than_there_are_cores() {
+fn as_many_threads_follow_as_there_are_other_cores() {
     let cores = std::thread::available_parallelism().unwrap().get();
-    let team = Team::new(16 * cores).unwrap();
-    assert_eq!(team.threads(), 16 * cores);
-    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
-    let mut data = vec![0.0; 64 * cores];
-    team.enter(|crew| {
-        for _ in 0..20 {
-            crew.run(&mut [Tiles::new(MatMut::new(&mut data, 1), 1, 1, &|_| {
-                std::thread::sleep(std::time::Duration::from_micros(50));
-                seen.lock().unwrap().insert(std::thread::current().id());
-            })]);
-        }
-    });
-    let seen = seen.into_inner().unwrap().len();
-    assert!((1..=cores).contains(&seen), "{seen} threads on {cores} cores");
+    for (threads, working) in [(0, cores), (1, 1), (2, cores.min(2)), (cores + 3, cores)] {
+        let team = Team::new(threads).unwrap();
+        assert_eq!(
+            team.pool.as_ref().map_or(0, rayon::ThreadPool::current_num_threads),
+            working - 1,
+            "{threads} threads"
+        );
+        assert_eq!(team.threads(), if threads == 0 { cores } else { threads });
+        team.enter(|crew| assert_eq!(crew.workers(), working));
+    }
 }
 
 #[test]

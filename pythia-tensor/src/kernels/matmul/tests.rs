@@ -152,7 +152,7 @@ proptest! {
         let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
         for isa in with_bf16() {
             let out = check_bf16(isa, [m, n, k], &a, &w);
-            for rows in [1, 2, FEW, FEW + 1, 31, 32, 33, m - 1].into_iter().filter(|&rows| {
+            for rows in [1, 2, 5, 6, 7, 8, 9, FEW, FEW + 1, 31, 32, 33, m - 1].into_iter().filter(|&rows| {
                 0 < rows && rows < m && (rows > FEW) == (m > FEW)
             }) {
                 let part = run_bf16(isa, Mat::new(&a[..rows * k], k), &w, n);
