@@ -193,8 +193,16 @@ impl Cut {
 
 /// Columns of each tile of `[m, n]` whose rows are cut into `blocks`: whole `unit`s, at most `most` if the rows are many. Of few rows the fewest tiles that
 /// come out even, to a sixteenth of a thread's work, or else the most even.
-fn columns_of([m, n]: [usize; 2], blocks: usize, threads: usize, unit: usize, most: usize) -> usize {
-    let few = m <= FEW_ROWS;
+fn columns_of(
+    isa: Isa,
+    [m, n]: [usize; 2],
+    blocks: usize,
+    threads: usize,
+    unit: usize,
+    most: usize,
+) -> usize {
+    // With AMX, what comes here was not measured with fewer tiles.
+    let few = m <= FEW_ROWS && !isa.has_tiles();
     let most = if few { (FEW_SUMS / m.max(1) / most * most).clamp(most, FEW_COLS) } else { most };
     let columns = |tiles: usize| (n * blocks).div_ceil(tiles * threads).clamp(1, most).next_multiple_of(unit);
     let longest = |columns: usize| (n.div_ceil(columns) * blocks).div_ceil(threads) * columns;
@@ -209,9 +217,7 @@ fn tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'
     let (most, group, columns) = units(isa, [m, n], threads, products);
     let blocks = m.div_ceil(most).max(1);
     let rows = m.div_ceil(blocks).max(1).next_multiple_of(group).min(most);
-    // With AMX, more rows than are few to it.
-    let m = if isa.has_tiles() { usize::MAX } else { m };
-    (rows, columns_of([m, n], blocks, threads, columns, COLS))
+    (rows, columns_of(isa, [m, n], blocks, threads, columns, COLS))
 }
 
 /// Of a tile for `m` rows (with AMX, more than [`Tiled::FEW`]): rows at most, of which groups stay together, and columns that do.
@@ -240,9 +246,7 @@ fn units(isa: Isa, [m, n]: [usize; 2], threads: usize, products: &[Product<'_>])
 fn quantized_tile_size(isa: Isa, [m, n]: [usize; 2], threads: usize) -> (usize, usize) {
     let blocks = m.div_ceil(QUANTIZED_ROWS).max(1);
     let rows = m.div_ceil(blocks).max(1);
-    // With AMX, fewer tiles were not measured.
-    let m = if isa.has_tiles() { usize::MAX } else { m };
-    (rows, columns_of([m, n], blocks, threads, quantized::COLS, QUANTIZED_COLS))
+    (rows, columns_of(isa, [m, n], blocks, threads, quantized::COLS, QUANTIZED_COLS))
 }
 
 fn apply(isa: Isa, product: &Product<'_>, activations: &Activations, tile: &mut Tile<'_>) {
@@ -331,11 +335,12 @@ mod tests {
     /// Widths of the suite's products: no thread has more than 9/8 of its share and one unit, which cannot be cut.
     #[test]
     fn few_rows_are_cut_evenly() {
+        let isa = Isa::available().iter().copied().find(|isa| !isa.has_tiles()).unwrap();
         for threads in 1..=16 {
             for n in [512, 768, 1024, 2048, 2304, 3072, 5120, 6144, 15360, 20480, 50304] {
                 for (unit, most) in [(3, COLS), (COLUMNS, COLS), (quantized::COLS, QUANTIZED_COLS)] {
                     for m in [1, 8, 128] {
-                        let columns = columns_of([m, n], 1, threads, unit, most);
+                        let columns = columns_of(isa, [m, n], 1, threads, unit, most);
                         assert!(
                             columns.is_multiple_of(unit)
                                 && columns * m <= FEW_SUMS.max(most.next_multiple_of(unit) * m)
@@ -350,7 +355,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(columns_of([1, 4096], 1, 2, COLUMNS, COLS), 1024);
-        assert_eq!(columns_of([200, 4096], 1, 2, COLUMNS, COLS), 256);
+        assert_eq!(columns_of(isa, [1, 4096], 1, 2, COLUMNS, COLS), 1024);
+        assert_eq!(columns_of(isa, [200, 4096], 1, 2, COLUMNS, COLS), 256);
     }
 }
