@@ -142,6 +142,14 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn store_halves(self, v: __m256, low: &mut [f32], high: &mut [f32]) {
+        let (low, high) = (&mut low[..4], &mut high[..4]);
+        intrinsics!({
+            _mm_storeu_ps(low.as_mut_ptr(), _mm256_castps256_ps128(v));
+            _mm_storeu_ps(high.as_mut_ptr(), _mm256_extractf128_ps::<1>(v));
+        });
+    }
+    #[inline(always)]
     fn sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
         intrinsics!({
             // Per 128 bits: a02 b02 a13 b13, then a b c d; then the two halves.

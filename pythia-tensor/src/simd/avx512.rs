@@ -163,6 +163,14 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn store_halves(self, v: __m512, low: &mut [f32], high: &mut [f32]) {
+        let (low, high) = (&mut low[..8], &mut high[..8]);
+        intrinsics!({
+            _mm256_storeu_ps(low.as_mut_ptr(), _mm512_castps512_ps256(v));
+            _mm256_storeu_ps(high.as_mut_ptr(), _mm512_extractf32x8_ps::<1>(v));
+        });
+    }
+    #[inline(always)]
     fn sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         intrinsics!({
             // Per 128 bits: a02 b02 a13 b13, then a b c d; then the four quarters, pairwise.

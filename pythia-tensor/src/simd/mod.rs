@@ -152,6 +152,8 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
 
     /// Of the first `LANES` vectors: lane `j` of vector `i` becomes lane `i` of vector `j`.
     fn transpose(self, v: [Self::F32; 16]) -> [Self::F32; 16];
+    /// Stores the first half of the lanes in `low`, the other in `high`. Panics if one is shorter.
+    fn store_halves(self, v: Self::F32, low: &mut [f32], high: &mut [f32]);
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.

@@ -123,6 +123,11 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
+    fn store_halves(self, v: V, low: &mut [f32], high: &mut [f32]) {
+        low[..2].copy_from_slice(&v[..2]);
+        high[..2].copy_from_slice(&v[2..]);
+    }
+    #[inline(always)]
     fn sum4(self, v: [V; 4]) -> [f32; 4] {
         v.map(|v| (v[0] + v[2]) + (v[1] + v[3]))
     }

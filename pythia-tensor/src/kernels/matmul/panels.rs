@@ -75,6 +75,7 @@ use crate::kernels::rows::{Epilogue, epilogue};
 use crate::memory::Lines;
 use crate::simd::{Simd, stamp};
 use crate::{Element, Isa, Mat, Tile};
+use std::array;
 use std::ops::Range;
 
 /// Steps of a chain between two branches.
@@ -85,6 +86,9 @@ const PANELS: usize = 2;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
+
+/// Cache lines of a row that are packed before those of other rows: what they become stays in the first-level cache until it is whole.
+const LINES: usize = 8;
 
 /// Rows of activations that are worth packing.
 const MANY: usize = 96;
@@ -123,14 +127,14 @@ impl Panels {
 
     /// Numbers of a packed group of rows of `k` activations.
     pub(crate) fn group_len(self, k: usize) -> usize {
-        blocks(k).map(|block| self.0.lanes() * chain_len(self.0.lanes(), block.len(), self.rows())).sum()
+        blocks(k).map(|block| self.0.lanes() * chain_room(self.0.lanes(), block.len(), self.rows())).sum()
     }
 
     /// Packs a group of at most [`Panels::rows`] rows of activations.
     pub(crate) fn pack(self, a: Mat<'_>, mut group: &mut [f32]) {
         let lanes = self.0.lanes();
         for block in blocks(a.cols()) {
-            let (part, rest) = group.split_at_mut(lanes * chain_len(lanes, block.len(), self.rows()));
+            let (part, rest) = group.split_at_mut(lanes * chain_room(lanes, block.len(), self.rows()));
             pack(self.0, a.slice_cols(block), self.rows(), part);
             group = rest;
         }
@@ -156,7 +160,7 @@ impl Panels {
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
         // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
         let (total, levels) = (height * width, levels_len(lanes));
-        let panel_len = lanes * chain_len(lanes, k.min(KC), width);
+        let panel_len = lanes * chain_room(lanes, k.min(KC), width);
         let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_len));
         for n0 in cols.clone().step_by(self.cols()) {
             let n1 = cols.end.min(n0 + self.cols());
@@ -173,15 +177,18 @@ impl Panels {
                     end if end < k => w.slice_rows(n0..n1).slice_cols(end..k.min(end + KC)),
                     _ => w.slice_rows(n1..cols.end.min(n1 + self.cols())).slice_cols(0..k.min(KC)),
                 };
-                let [a_len, w_len] = [height, width].map(|width| chain_len(lanes, block.len(), width));
+                let [a_len, w_len] = [height, width].map(|width| chain_room(lanes, block.len(), width));
                 for chain in 0..lanes {
                     let a = Chains {
                         numbers: &groups[start + chain * a_len..],
                         stride: group_len,
-                        len: a_len - height,
+                        len: chain_len(lanes, block.len(), height),
                     };
-                    let w =
-                        Chains { numbers: &panels[chain * w_len..], stride: panel_len, len: w_len - width };
+                    let w = Chains {
+                        numbers: &panels[chain * w_len..],
+                        stride: panel_len,
+                        len: chain_len(lanes, block.len(), width),
+                    };
                     if chain + 1 < lanes {
                         tiles(isa, a, (w, used), chain, sums);
                         continue;
@@ -250,10 +257,15 @@ const fn levels_len(lanes: usize) -> usize {
     (lanes.ilog2() + 1) as usize * group_rows(lanes) * 2 * lanes
 }
 
-/// Numbers of a chain of a block of `k`, for `width` rows. It has room for another step: packing writes whole vectors, and
-/// chains a power of two apart would share their places in the cache.
+/// Numbers of a chain of a block of `k`, for `width` rows.
 const fn chain_len(lanes: usize, k: usize, width: usize) -> usize {
-    (k.div_ceil(lanes) + 1) * width
+    k.div_ceil(lanes) * width
+}
+
+/// The same with room for an even number of steps and another one: packing writes two steps at a time and whole vectors, and chains a power
+/// of two apart would share their places in the cache.
+const fn chain_room(lanes: usize, k: usize, width: usize) -> usize {
+    (k.div_ceil(2 * lanes) * 2 + 1) * width
 }
 
 stamp! {
@@ -272,23 +284,40 @@ stamp! {
 
 #[inline(always)]
 fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mut [f32]) {
-    let (k, last) = (rows.cols(), rows.rows() - 1);
-    let chain = chain_len(S::LANES, k, width);
-    // A cache line of every row at a time, so that none is needed again.
-    let line = (64 / size_of::<W>()).max(S::LANES);
-    for k0 in (0..k).step_by(line) {
-        for first in (0..=last).step_by(S::LANES) {
-            for k0 in (k0..k.min(k0 + line)).step_by(S::LANES) {
+    let (k, chain) = (rows.cols(), chain_room(S::LANES, rows.cols(), width));
+    // Two vectors of half as many rows are transposed at a time. Rows often lie a power of two apart and share few places in the first-level
+    // cache: lines of sixteen would not all stay there from the first to the second half of each.
+    let (two, half) = (2 * S::LANES, S::LANES / 2);
+    let groups = rows.rows().div_ceil(half);
+    // The last row stands for those that are missing.
+    let row = |group: usize, r: usize| rows.row((group * half + r % half).min(rows.rows() - 1));
+    let part = two.max(LINES * 64 / size_of::<W>());
+    for start in (0..k).step_by(part) {
+        // The last group first: what it writes past `width`, or into the next part, is written anew.
+        for group in (0..groups).rev() {
+            let (next, ahead) = if group > 0 { (group - 1, 0) } else { (groups - 1, part) };
+            let rows: [&[W]; 8] = array::from_fn(|r| row(group, r));
+            let next: [*const W; 8] = array::from_fn(|r| row(next, r).as_ptr().wrapping_add(ahead));
+            for k0 in (start..k.min(start + part)).step_by(two) {
                 let mut lanes = [s.zero(); 16];
-                for r in 0..S::LANES {
-                    // The last row stands for those that are missing.
-                    let row = &rows.row(last.min(first + r))[k0..k.min(k0 + S::LANES)];
-                    let whole = row.len() == S::LANES;
-                    lanes[r] = if whole { W::load(s, row) } else { W::load(s, &super::padded(row)) };
+                for r in 0..half {
+                    if k0 + two <= k {
+                        let row = &rows[r][k0..k0 + two];
+                        (lanes[r], lanes[half + r]) = (W::load(s, row), W::load(s, &row[S::LANES..]));
+                        let bytes = [k0, k0 + two].map(|k| k * size_of::<W>());
+                        for line in (bytes[0].next_multiple_of(64)..bytes[1]).step_by(64) {
+                            s.prefetch(next[r].wrapping_byte_add(line));
+                        }
+                    } else {
+                        let row = super::padded(&rows[r][k0..]);
+                        (lanes[r], lanes[half + r]) = (W::load(s, &row), W::load(s, &row[S::LANES..]));
+                    }
                 }
                 let lanes = s.transpose(lanes);
                 for c in 0..S::LANES {
-                    s.store(lanes[S::TREE[c]], &mut out[c * chain + k0 / S::LANES * width + first..]);
+                    let step = S::TREE[c] * chain + k0 / S::LANES * width;
+                    let (low, high) = out[step + group * half..][..width + half].split_at_mut(width);
+                    s.store_halves(lanes[c], low, high);
                 }
             }
         }
