@@ -139,6 +139,15 @@ impl Isa {
         }
     }
 
+    /// Whether this is AVX-512 on a Zen 5, for which some kernels are laid out otherwise.
+    pub(crate) fn zen5(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Which::Avx512 | Which::Avx512Bf16 | Which::Amx => Avx512::zen5(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn which(self) -> Which {
         self.0
     }

@@ -12,8 +12,9 @@
 //! ```text
 //! two panels of columns
 //!     blocks of KC elements         the panels' weights are packed
-//!         chains                    their part of the panels stays in the first-level cache
-//!             groups of rows        their part of the activations streams through, and is used twice
+//!         as many groups of rows as the second-level cache holds the sums of
+//!             chains                their part of the panels stays in the first-level cache
+//!                 groups            their part of the activations streams through, and is used twice
 //! ```
 //!
 //! Measured with AVX2 on a Zen 3 core, 512 rows, the products of a layer with C = 1024, as fractions of the same run's peak (best of
@@ -37,7 +38,7 @@
 //! runs at 0.98 and takes 83 % of the time; joining chains 4 %, GELU and the outputs 5 %, packing weights 2.5 %, activations 1.5 %, asking 1 %. Two panels for each pass
 //! over the activations (this) halve what is read of them, and lose 0.01 there: it is not the third-level cache that holds that machine up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
-//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. Two chains of a group one after another,
+//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another (on a Zen 5 with AVX2 1.02, below). Two chains of a group one after another,
 //! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
@@ -67,8 +68,17 @@
 //! | two or four chains of a group one after another, their first sums in the first-level cache | 0.77-0.78 | - |
 //! | asking for 128 or 256 bytes of a row ahead while packing | 0.78-0.79 | 0.81 |
 //!
-//! The tile's own loop runs at the peak there and takes 77 % of the time, joining and storing chains 7 %, packing weights 6 %, activations 3 %,
-//! GELU and the outputs 3.5 %.
+//! The tile's own loop runs at the peak there and takes 71 % of a prompt's time (410m), joining and storing chains 7 %, packing weights 3 % (before what follows: 6),
+//! activations 2 to 5 %, GELU and the outputs 3.5 %, attention 5 %. Whole prompts of 512 tokens, run in turns, as speeds beside that without:
+//!
+//! | | 160m | 410m | 1.4b | 410m, AVX2 |
+//! |---|---|---|---|---|
+//! | eight rows packed at a time instead of sixteen, in parts whose next eight rows are asked for: 512 bytes of a row (this); 1 KB | 1.05, 1.05 | 1.02, 1.02 | 1.03, 1.01 | 1.01, 1.00 |
+//! | passes of groups with 192 KB of sums (this); 384 KB | 1.01, 1.01 | 1.02, 1.01 | 1.03, 1.03 | 1.02, 1.01 |
+//! | one panel for each pass over the activations | 1.02 | 1.01-1.02 | 1.01 | - |
+//! | sums stored without checks of their length | - | 1.00 | - | - |
+//!
+//! No packing of weights at all would be 1.04 to 1.06 (before), all sums and activations in the first level 1.04, chains not joined 1.05 to 1.09.
 
 use super::KC;
 use crate::kernels::rows::{Epilogue, epilogue};
@@ -84,14 +94,19 @@ const STEPS: usize = 4;
 /// Panels that are multiplied with a group of activations.
 const PANELS: usize = 2;
 
+/// Sums of the groups that go through all chains before others, at most: they stay in the second-level cache beside the panels.
+const PASS: usize = 48 << 10;
+
 /// Numbers of a cache line.
 const LINE: usize = 16;
 
 /// Cache lines of a row that are packed before those of other rows: what they become stays in the first-level cache until it is whole.
 const LINES: usize = 8;
 
-/// Rows of activations that are worth packing.
+/// Rows of activations that are worth packing; the same with AVX-512 on a Zen 5. There, with 96 rows dot products compute a prompt of 160m to 1.4b 1.06 to 1.12
+/// times as fast, with 150 1.05 to 1.07, with 180 1.02, with 190 1.00, with 240 0.97 to 0.98 (all in turns).
 const MANY: usize = 96;
+const MANY_ZEN5: usize = 192;
 
 /// How operands are packed for an instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +122,7 @@ pub(crate) struct Packed<'a> {
 impl Panels {
     /// How to pack so many rows of activations, if it is worth it.
     pub(crate) fn of(isa: Isa, rows: usize) -> Option<Self> {
-        (rows >= MANY).then_some(Self(isa))
+        (rows >= if isa.zen5() { MANY_ZEN5 } else { MANY }).then_some(Self(isa))
     }
 
     /// Rows of activations in a group: with two vectors of weights and one of an activation, their sums fill the registers.
@@ -160,8 +175,9 @@ impl Panels {
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
         // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
         let (total, levels) = (height * width, levels_len(lanes));
-        let panel_len = lanes * chain_room(lanes, k.min(KC), width);
-        let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_len));
+        let panel_room = lanes * chain_room(lanes, k.min(KC), width);
+        let together = count.div_ceil((count * PANELS * levels).div_ceil(PASS));
+        let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_room));
         for n0 in cols.clone().step_by(self.cols()) {
             let n1 = cols.end.min(n0 + self.cols());
             let used = (n1 - n0).div_ceil(width);
@@ -169,7 +185,7 @@ impl Panels {
             sums.chunks_exact_mut(levels).for_each(|sums| sums[levels - total..].fill(0.0));
             let mut start = 0;
             for block in blocks(k) {
-                for (n, panel) in (n0..n1).step_by(width).zip(panels.chunks_exact_mut(panel_len)) {
+                for (n, panel) in (n0..n1).step_by(width).zip(panels.chunks_exact_mut(panel_room)) {
                     let w = w.slice_rows(n..n1.min(n + width)).slice_cols(block.clone());
                     pack(isa, w, width, panel);
                 }
@@ -177,24 +193,13 @@ impl Panels {
                     end if end < k => w.slice_rows(n0..n1).slice_cols(end..k.min(end + KC)),
                     _ => w.slice_rows(n1..cols.end.min(n1 + self.cols())).slice_cols(0..k.min(KC)),
                 };
-                let [a_len, w_len] = [height, width].map(|width| chain_room(lanes, block.len(), width));
-                for chain in 0..lanes {
-                    let a = Chains {
-                        numbers: &groups[start + chain * a_len..],
-                        stride: group_len,
-                        len: chain_len(lanes, block.len(), height),
-                    };
-                    let w = Chains {
-                        numbers: &panels[chain * w_len..],
-                        stride: panel_len,
-                        len: chain_len(lanes, block.len(), width),
-                    };
-                    if chain + 1 < lanes {
-                        tiles(isa, a, (w, used), chain, sums);
-                        continue;
-                    }
-                    for (group, sums) in sums.chunks_exact_mut(used * levels).enumerate() {
-                        tiles(isa, a.skip(group), (w, used), chain, sums);
+                for first in (0..count).step_by(together) {
+                    let pass = first..count.min(first + together);
+                    let a = Blocks { numbers: &groups[first * group_len + start..], stride: group_len };
+                    let w = Blocks { numbers: panels, stride: panel_room };
+                    let sums = &mut sums[pass.start * used * levels..pass.end * used * levels];
+                    self.chains(a, (w, used), block.len(), sums, |i, sums| {
+                        let group = first + i;
                         ask(isa, ahead, [group, group + 1].map(|group| group * ahead.cols() / count));
                         if block.end == k {
                             // Now, so that the output's lines come and go while other groups are multiplied.
@@ -206,11 +211,51 @@ impl Panels {
                                 finish(isa, &sums[levels - total..], width, then.slice(cols), part, out);
                             }
                         }
-                    }
+                    });
                 }
-                start += lanes * a_len;
+                start += lanes * chain_room(lanes, block.len(), height);
             }
         }
+    }
+
+    /// Adds the products of a block of `k` numbers of groups of activations and so many panels of weights to the groups' sums, a chain after another. Calls
+    /// `done` with each group's number and sums when it has the last of its chains.
+    fn chains(
+        self,
+        a: Blocks<'_>,
+        (w, used): (Blocks<'_>, usize),
+        k: usize,
+        sums: &mut [f32],
+        mut done: impl FnMut(usize, &[f32]),
+    ) {
+        let (isa, lanes) = (self.0, self.0.lanes());
+        for chain in 0..lanes {
+            let (a, w) = (a.chain(lanes, k, self.rows(), chain), w.chain(lanes, k, self.width(), chain));
+            if chain + 1 < lanes {
+                tiles(isa, a, (w, used), chain, sums);
+                continue;
+            }
+            for (i, sums) in sums.chunks_exact_mut(used * levels_len(lanes)).enumerate() {
+                tiles(isa, a.skip(i), (w, used), chain, sums);
+                done(i, sums);
+            }
+        }
+    }
+}
+
+/// The same block of several groups of activations, or panels of weights, as they are packed.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    numbers: &'a [f32],
+    /// From one to the next.
+    stride: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// A chain of each, of blocks of `k` numbers of `width` rows.
+    fn chain(self, lanes: usize, k: usize, width: usize, chain: usize) -> Chains<'a> {
+        let numbers = &self.numbers[chain * chain_room(lanes, k, width)..];
+        Chains { numbers, stride: self.stride, len: chain_len(lanes, k, width) }
     }
 }
 
@@ -446,7 +491,7 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels.
+    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels, in tiles that take two passes with AVX-512 and several panels.
     fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], then: Epilogue<'_>, packed: bool) -> Vec<u32> {
         let (panels, n, k) = (Panels(isa), w.len() / a.cols(), a.cols());
         let mut out: Vec<f32> = (0..a.rows() * n).map(|i| i as f32).collect();
@@ -462,8 +507,9 @@ mod tests {
                 linear(isa, a, w, then, &mut tile);
             }
         };
+        let (rows, cols) = if packed { (240, 96) } else { (48, 32) };
         let team = Team::with_isa(1, isa).expect("a team of one");
-        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, n), 48, 32, &work)]));
+        team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(&mut out, n), rows, cols, &work)]));
         out.into_iter().map(f32::to_bits).collect()
     }
 
@@ -485,8 +531,8 @@ mod tests {
         /// Whatever else is said of dot products is thereby said of panels.
         #[test]
         fn panels_have_the_bits_of_dot_products(
-            m in 1..110_usize,
-            n in 1..70_usize,
+            m in 1..260_usize,
+            n in 1..110_usize,
             k in super::super::tests::lengths(),
             seed: u64,
         ) {
