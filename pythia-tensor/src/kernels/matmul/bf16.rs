@@ -34,8 +34,20 @@
 //! | asking for a block of all rows at once; loads of sixteen rows written out instead of in a loop | 0.80, 0.80 | - |
 //!
 //! With 64 rows, where packing takes a quarter of the time, the tiles' asking makes it 0.70 instead of 0.65 and (C = 2048) 0.72 instead of 0.66. If
-//! packing read no other lines than those of two rows, it would be 0.75: what is left is the way from the second level to the first. Asking
-//! four, six or eight lines ahead instead of two: the same speed; half or a quarter as many tiles: 1.0 to 1.05 times, with 512 rows 1.0 and 0.96.
+//! packing read no other lines than those of two rows, it would be 0.75: what is left is the way from the second level to the first. For that, eight rows are packed
+//! at a time, not sixteen, in parts of rows, and the next eight asked for. Whole prompts in turns, beside sixteen rows over all of K:
+//!
+//! | bytes of a row in a part | 410m, 512 tokens | 1.4b | 160m | 410m, 64 tokens |
+//! |---|---|---|---|---|
+//! | 256 | 1.01 | 1.02 | 1.01 | 1.06 |
+//! | 512 | 1.015 | 1.02 | 1.01 | 1.09 |
+//! | 1024 (this) | 1.02 | 1.025 | 1.01 | 1.10 |
+//! | 2048 | 1.02 | 1.015 | 1.01 | 1.10 |
+//!
+//! (As a loop over the vectors that are stored, which the compiler does not unroll, 0.97 to 1.00.) No packing at all would have been 1.04 with 512 tokens, no outputs
+//! finished 1.06. Through the exact kernel's loops, a prompt of 24 tokens takes the same time, one of 32 ran at 0.89 and of 64 at 0.74 of the speed before.
+//!
+//! Of sixteen rows, asking four, six or eight lines ahead instead of two: the same speed. Half or a quarter as many tiles: 1.0 to 1.05 times, with 512 rows 1.0 and 0.96.
 //!
 //! A few rows on two Zen 5 cores, rows of 2 KB from memory, in GB/s of 46 (medians in turns):
 //!
@@ -58,6 +70,7 @@ use crate::memory::Lines;
 use crate::simd::{AHEAD, Arithmetic, Avx512, Pairs, Part, Product, Simd, outline};
 use crate::{Element, Isa, Mat, Tile};
 use half::bf16;
+use std::array;
 use std::marker::PhantomData;
 
 /// Rows of weights of a panel: two vectors of sums.
@@ -65,6 +78,15 @@ pub(crate) const PANEL: usize = 32;
 
 /// Rows of activations that are multiplied with a panel together: 28 sums, two vectors of weights, one of activations.
 const TILE: usize = 14;
+
+/// Weights of a row that become a vector of pairs.
+const STEP: usize = 32;
+
+/// Rows of weights that are packed together: two steps of each become two vectors' halves.
+const HALF: usize = 8;
+
+/// Bytes of a row that are packed before those of other rows: what they become stays in the first-level cache until it is whole.
+const PART: usize = 1024;
 
 /// Pairs of a cache line of weights in 16 bits.
 const LINE: usize = 16;
@@ -156,8 +178,9 @@ pub(crate) fn linear_bf16<W: Element>(
         unsafe { few(simd, a, w, then, out) };
     } else {
         let a = a.slice_cols(0..k.div_ceil(2));
+        let panel = panels.floats(k.next_multiple_of(2 * STEP) / 2 * PANEL);
         // SAFETY: as above.
-        unsafe { many(simd, a, (w, k), then, out, panels.floats(a.cols() * PANEL)) };
+        unsafe { many(simd, a, (w, k), then, out, panel) };
     }
 }
 
@@ -214,28 +237,41 @@ fn panels<W: Element>(
     }
 }
 
-/// Rounds up to `PANEL` rows of weights into a panel; the last stands for those that are missing. Asks for what follows in each row, which tiles
-/// have asked for if they had a panel before.
+/// Rounds up to `PANEL` rows of weights into a panel of whole pairs of [`STEP`]s; the last row stands for those that are missing. Eight rows at a time: more, a power of two
+/// apart, would not fit the few places that they share in the first-level cache. The next eight are asked for meanwhile, from the
+/// second level, where tiles have had them brought if they had a panel before.
 #[inline(always)]
 fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [f32]) {
-    let (k, last) = (rows.cols(), rows.rows() - 1);
-    for (block, panel) in panel.chunks_mut(16 * PANEL).enumerate() {
-        let part = 32 * block..k.min(32 * block + 32);
-        for half in 0..2 {
-            let mut lanes = [s.zero(); 16];
-            for c in 0..16 {
-                let row = &rows.row(last.min(16 * half + c))[part.clone()];
-                s.prefetch(row.as_ptr().wrapping_add(64));
-                lanes[c] = if row.len() == 32 {
-                    pairs.round(W::load(s, row), W::load(s, &row[16..]))
-                } else {
-                    let row = super::padded(row);
-                    pairs.round(W::load(s, &row), W::load(s, &row[16..]))
-                };
-            }
-            let lanes = s.transpose(lanes);
-            for (panel, lanes) in panel.chunks_exact_mut(PANEL).zip(lanes) {
-                s.store(lanes, &mut panel[16 * half..]);
+    let (k, groups) = (rows.cols(), rows.rows().div_ceil(HALF));
+    let row = |group: usize, r: usize| rows.row((group * HALF + r).min(rows.rows() - 1));
+    let part = PART / size_of::<W>();
+    for start in (0..k).step_by(part) {
+        for group in 0..groups {
+            let (next, ahead) = if group + 1 < groups { (group + 1, 0) } else { (0, part) };
+            let rows: [&[W]; HALF] = array::from_fn(|r| row(group, r));
+            let next: [*const W; HALF] = array::from_fn(|r| row(next, r).as_ptr().wrapping_add(ahead));
+            for k0 in (start..k.min(start + part)).step_by(2 * STEP) {
+                let mut lanes = [s.zero(); 2 * HALF];
+                for r in 0..HALF {
+                    let mut round = |i: usize, x: &[W]| {
+                        lanes[i * HALF + r] = pairs.round(W::load(s, x), W::load(s, &x[STEP / 2..]));
+                    };
+                    if k0 + 2 * STEP <= k {
+                        (0..2).for_each(|i| round(i, &rows[r][k0 + i * STEP..][..STEP]));
+                        for line in (0..2 * STEP * size_of::<W>()).step_by(64) {
+                            s.prefetch(next[r].wrapping_add(k0).wrapping_byte_add(line));
+                        }
+                    } else {
+                        let (low, high) = rows[r][k0..].split_at(STEP.min(k - k0));
+                        [low, high].iter().enumerate().for_each(|(i, x)| round(i, &super::padded(x)));
+                    }
+                }
+                let lanes = s.transpose(lanes);
+                let (low, high) = panel[k0 / 2 * PANEL..][..STEP * PANEL].split_at_mut(STEP / 2 * PANEL);
+                let steps = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));
+                for ((low, high), lanes) in steps.zip(lanes) {
+                    s.store_halves(lanes, &mut low[group * HALF..], &mut high[group * HALF..]);
+                }
             }
         }
     }
@@ -279,7 +315,7 @@ fn tile_of(
         ($($m:literal)*) => {
             match a.rows() {
                 // SAFETY: `simd` proves that the machine has the instructions.
-                $($m => unsafe { tile::<$m>(simd, &std::array::from_fn(|i| a.row(i)), panel, sums, ahead) },)*
+                $($m => unsafe { tile::<$m>(simd, &array::from_fn(|i| a.row(i)), panel, sums, ahead) },)*
                 rows => panic!("{rows} rows in a tile of {TILE}"),
             }
         };
