@@ -280,7 +280,7 @@ fn bf16_rounds_activations_of_any_number_of_rows() {
     let weight = tensor(&numbers(3, n * k, 0.1), DType::F16, &[n, k]);
     for isa in Isa::available().iter().copied().filter(|isa| isa.has_bf16()) {
         let team = Team::with_isa(2, isa).unwrap();
-        for rows in [1, 5, 6, 7, 8, 9, 12, 13, 16, 17, 95, 96, 97, 200] {
+        for rows in [1, 5, 6, 7, 8, 9, 12, 13, 16, 17, 95, 96, 97, 191, 192, 200] {
             let a = numbers(4, rows * k, 1.0);
             let run = |weight| {
                 let mut out = vec![f32::NAN; rows * n];

@@ -29,12 +29,12 @@
 //! |---|---|---|
 //! | as above | 0.83 | 0.88 |
 //! | activations asked for as they are rounded; weights into the second level: 32 rows a power of two apart do not fit the first | 0.85 | 0.92 |
-//! | the next panel's weights asked for by the tiles instead of by packing (this) | 0.85 | 0.92 |
+//! | the next panel's weights asked for from memory by the tiles instead of by packing (this, before what follows) | 0.85 | 0.92 |
 //! | the output's rows asked for ahead of a tile | 0.85 | - |
 //! | asking for a block of all rows at once; loads of sixteen rows written out instead of in a loop | 0.80, 0.80 | - |
 //!
-//! With 64 rows, where packing takes a quarter of the time, the tiles' asking makes it 0.70 instead of 0.65 and (C = 2048) 0.72 instead of 0.66. If
-//! packing read no other lines than those of two rows, it would be 0.75: what is left is the way from the second level to the first. For that, eight rows are packed
+//! With 64 rows, where packing took a quarter of the time, the tiles' asking made it 0.70 instead of 0.65 and (C = 2048) 0.72 instead of 0.66. If
+//! packing read no other lines than those of two rows, it would be 0.75: what was left was the way from the second level to the first. For that, eight rows are packed
 //! at a time, not sixteen, in parts of rows, and the next eight asked for. Whole prompts in turns, beside sixteen rows over all of K:
 //!
 //! | bytes of a row in a part | 410m, 512 tokens | 1.4b | 160m | 410m, 64 tokens |
@@ -83,7 +83,7 @@ const TILE: usize = 14;
 const STEP: usize = 32;
 
 /// Rows of weights that are packed together: two steps of each become two vectors' halves.
-const HALF: usize = 8;
+const ROWS: usize = 8;
 
 /// Bytes of a row that are packed before those of other rows: what they become stays in the first-level cache until it is whole.
 const PART: usize = 1024;
@@ -107,7 +107,7 @@ impl<W: Element> Dot<Avx512> for Rounded<W> {
     type A = bf16;
     type W = W;
     type V = V;
-    const STEP: usize = 32;
+    const STEP: usize = STEP;
 
     #[inline(always)]
     fn activations(self, _: Avx512, x: &[bf16]) -> V {
@@ -237,24 +237,24 @@ fn panels<W: Element>(
     }
 }
 
-/// Rounds up to `PANEL` rows of weights into a panel of whole pairs of [`STEP`]s; the last row stands for those that are missing. Eight rows at a time: more, a power of two
-/// apart, would not fit the few places that they share in the first-level cache. The next eight are asked for meanwhile, from the
-/// second level, where tiles have had them brought if they had a panel before.
+/// Rounds up to `PANEL` rows of weights into a panel of an even number of [`STEP`]s; the last row stands for those that are missing. Eight rows
+/// at a time: more, a power of two apart, would not fit the few places that they share in the first-level cache. The next eight are
+/// asked for meanwhile, from the second level, where tiles have had them brought if they had a panel before.
 #[inline(always)]
 fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [f32]) {
-    let (k, groups) = (rows.cols(), rows.rows().div_ceil(HALF));
-    let row = |group: usize, r: usize| rows.row((group * HALF + r).min(rows.rows() - 1));
+    let (k, groups) = (rows.cols(), PANEL / ROWS);
+    let row = |group: usize, r: usize| rows.row((group * ROWS + r).min(rows.rows() - 1));
     let part = PART / size_of::<W>();
     for start in (0..k).step_by(part) {
         for group in 0..groups {
             let (next, ahead) = if group + 1 < groups { (group + 1, 0) } else { (0, part) };
-            let rows: [&[W]; HALF] = array::from_fn(|r| row(group, r));
-            let next: [*const W; HALF] = array::from_fn(|r| row(next, r).as_ptr().wrapping_add(ahead));
+            let rows: [&[W]; ROWS] = array::from_fn(|r| row(group, r));
+            let next: [*const W; ROWS] = array::from_fn(|r| row(next, r).as_ptr().wrapping_add(ahead));
             for k0 in (start..k.min(start + part)).step_by(2 * STEP) {
-                let mut lanes = [s.zero(); 2 * HALF];
-                for r in 0..HALF {
+                let mut lanes = [s.zero(); 2 * ROWS];
+                for r in 0..ROWS {
                     let mut round = |i: usize, x: &[W]| {
-                        lanes[i * HALF + r] = pairs.round(W::load(s, x), W::load(s, &x[STEP / 2..]));
+                        lanes[i * ROWS + r] = pairs.round(W::load(s, x), W::load(s, &x[STEP / 2..]));
                     };
                     if k0 + 2 * STEP <= k {
                         (0..2).for_each(|i| round(i, &rows[r][k0 + i * STEP..][..STEP]));
@@ -270,7 +270,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [
                 let (low, high) = panel[k0 / 2 * PANEL..][..STEP * PANEL].split_at_mut(STEP / 2 * PANEL);
                 let steps = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));
                 for ((low, high), lanes) in steps.zip(lanes) {
-                    s.store_halves(lanes, &mut low[group * HALF..], &mut high[group * HALF..]);
+                    s.store_halves(lanes, &mut low[group * ROWS..], &mut high[group * ROWS..]);
                 }
             }
         }

@@ -38,7 +38,7 @@
 //! runs at 0.98 and takes 83 % of the time; joining chains 4 %, GELU and the outputs 5 %, packing weights 2.5 %, activations 1.5 %, asking 1 %. Two panels for each pass
 //! over the activations (this) halve what is read of them, and lose 0.01 there: it is not the third-level cache that holds that machine up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
-//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another (on a Zen 5 with AVX2 1.02, below). Two chains of a group one after another,
+//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. (That is done now, for what it brings a Zen 5 with either vectors, below; with how it packs now not measured here.) Two chains of a group one after another,
 //! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
@@ -63,7 +63,7 @@
 //! |---|---|---|
 //! | dot products | 0.70 | 0.72 |
 //! | dot products with eight rows of weights widened into the first-level cache once for all rows | 0.59 | 0.46 |
-//! | panels (this) | 0.78 | 0.82 |
+//! | panels (this, before what follows) | 0.78 | 0.82 |
 //! | two chains of six rows side by side, joined in registers: half the sums to store | 0.74-0.78 | 0.80 |
 //! | two or four chains of a group one after another, their first sums in the first-level cache | 0.77-0.78 | - |
 //! | asking for 128 or 256 bytes of a row ahead while packing | 0.78-0.79 | 0.81 |
@@ -75,7 +75,7 @@
 //! |---|---|---|---|---|
 //! | eight rows packed at a time instead of sixteen, in parts whose next eight rows are asked for: 512 bytes of a row (this); 1 KB | 1.05, 1.05 | 1.02, 1.02 | 1.03, 1.01 | 1.01, 1.00 |
 //! | passes of groups with 192 KB of sums (this); 384 KB | 1.01, 1.01 | 1.02, 1.01 | 1.03, 1.03 | 1.02, 1.01 |
-//! | one panel for each pass over the activations | 1.02 | 1.01-1.02 | 1.01 | - |
+//! | one panel for each pass over the activations, in place of those passes; with them | 1.02, 1.02 | 1.01-1.02, 1.02 | 1.01, 1.00 | - |
 //! | sums stored without checks of their length | - | 1.00 | - | - |
 //!
 //! No packing of weights at all would be 1.04 to 1.06 (before), all sums and activations in the first level 1.04, chains not joined 1.05 to 1.09.
@@ -94,7 +94,7 @@ const STEPS: usize = 4;
 /// Panels that are multiplied with a group of activations.
 const PANELS: usize = 2;
 
-/// Sums of the groups that go through all chains before others, at most: they stay in the second-level cache beside the panels.
+/// Sums, or hardly more, of the groups that go through all chains before others: they stay in the second-level cache beside the panels.
 const PASS: usize = 48 << 10;
 
 /// Numbers of a cache line.
@@ -103,9 +103,11 @@ const LINE: usize = 16;
 /// Cache lines of a row that are packed before those of other rows: what they become stays in the first-level cache until it is whole.
 const LINES: usize = 8;
 
-/// Rows of activations that are worth packing; the same with AVX-512 on a Zen 5. There, with 96 rows dot products compute a prompt of 160m to 1.4b 1.06 to 1.12
-/// times as fast, with 150 1.05 to 1.07, with 180 1.02, with 190 1.00, with 240 0.97 to 0.98 (all in turns).
+/// Rows of activations that are worth packing.
 const MANY: usize = 96;
+
+/// The same on a Zen 5 ([`Isa::zen5`]). There, in turns, dot products compute a prompt of 96 tokens (160m to 1.4b) 1.06 to 1.12
+/// times as fast, of 150 1.05 to 1.07, 180 1.02, 190 1.00, 240 0.97 to 0.98 times.
 const MANY_ZEN5: usize = 192;
 
 /// How operands are packed for an instruction set.
@@ -176,7 +178,7 @@ impl Panels {
         // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
         let (total, levels) = (height * width, levels_len(lanes));
         let panel_room = lanes * chain_room(lanes, k.min(KC), width);
-        let together = count.div_ceil((count * PANELS * levels).div_ceil(PASS));
+        let together = count.div_ceil((count * PANELS * levels).div_ceil(PASS).max(1)).max(1);
         let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_room));
         for n0 in cols.clone().step_by(self.cols()) {
             let n1 = cols.end.min(n0 + self.cols());
@@ -203,8 +205,8 @@ impl Panels {
                         ask(isa, ahead, [group, group + 1].map(|group| group * ahead.cols() / count));
                         if block.end == k {
                             // Now, so that the output's lines come and go while other groups are multiplied.
-                            let first = rows.start + group * height;
-                            let rows = first..rows.end.min(first + height);
+                            let row = rows.start + group * height;
+                            let rows = row..rows.end.min(row + height);
                             for (n, sums) in (n0..n1).step_by(width).zip(sums.chunks_exact(levels)) {
                                 let cols = n..n1.min(n + width);
                                 let part = (rows.clone(), cols.clone());
@@ -219,7 +221,7 @@ impl Panels {
     }
 
     /// Adds the products of a block of `k` numbers of groups of activations and so many panels of weights to the groups' sums, a chain after another. Calls
-    /// `done` with each group's number and sums when it has the last of its chains.
+    /// `done` with a group's sums when it has the last of its chains, and with which of these groups it is.
     fn chains(
         self,
         a: Blocks<'_>,
@@ -307,8 +309,8 @@ const fn chain_len(lanes: usize, k: usize, width: usize) -> usize {
     k.div_ceil(lanes) * width
 }
 
-/// The same with room for an even number of steps and another one: packing writes two steps at a time and whole vectors, and chains a power
-/// of two apart would share their places in the cache.
+/// The same with room for an even number of steps and another one: packing writes two steps at a time, and of the last past `width`; and chains
+/// a power of two apart would share their places in the cache.
 const fn chain_room(lanes: usize, k: usize, width: usize) -> usize {
     (k.div_ceil(2 * lanes) * 2 + 1) * width
 }
@@ -333,10 +335,10 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
     // Two vectors of half as many rows are transposed at a time. Rows often lie a power of two apart and share few places in the first-level
     // cache: lines of sixteen would not all stay there from the first to the second half of each.
     let (two, half) = (2 * S::LANES, S::LANES / 2);
-    let groups = rows.rows().div_ceil(half);
-    // The last row stands for those that are missing.
+    let groups = width.div_ceil(half);
+    // The last row stands for those that are missing, and in shorter vectors' arrays the first for those past `half`.
     let row = |group: usize, r: usize| rows.row((group * half + r % half).min(rows.rows() - 1));
-    let part = two.max(LINES * 64 / size_of::<W>());
+    let part = LINES * 64 / size_of::<W>();
     for start in (0..k).step_by(part) {
         // The last group first: what it writes past `width`, or into the next part, is written anew.
         for group in (0..groups).rev() {
@@ -360,9 +362,9 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
                 }
                 let lanes = s.transpose(lanes);
                 for c in 0..S::LANES {
-                    let step = S::TREE[c] * chain + k0 / S::LANES * width;
+                    let step = c * chain + k0 / S::LANES * width;
                     let (low, high) = out[step + group * half..][..width + half].split_at_mut(width);
-                    s.store_halves(lanes[c], low, high);
+                    s.store_halves(lanes[S::TREE[c]], low, high);
                 }
             }
         }
@@ -502,7 +504,11 @@ mod tests {
         let a_packed = Packed { groups: &groups, k };
         let work = |mut tile: Tile<'_>| {
             if packed {
-                panels.linear(a_packed, w, then, &mut tile, (&mut Lines::default(), &mut Lines::default()));
+                // What other products left there must not matter.
+                let mut stale = [(); 2].map(|()| Lines::default());
+                stale.iter_mut().for_each(|room| room.floats(1 << 18).fill(f32::NAN));
+                let [panel, sums] = &mut stale;
+                panels.linear(a_packed, w, then, &mut tile, (panel, sums));
             } else {
                 linear(isa, a, w, then, &mut tile);
             }

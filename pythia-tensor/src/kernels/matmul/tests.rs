@@ -112,7 +112,7 @@ fn run_bf16<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], cols: usize) -> Vec<f32> 
 
 /// Of the products of numbers rounded to bf16, only the sums round: the bound is the exact kernel's, with inputs rounded first.
 #[cfg(target_arch = "x86_64")]
-fn check_bf16(isa: Isa, [m, n, k]: [usize; 3], a: &[f32], w: &[f16]) -> Vec<f32> {
+fn check_bf16<W: Element>(isa: Isa, [m, n, k]: [usize; 3], a: &[f32], w: &[W]) -> Vec<f32> {
     let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
     let rounded = round(&w.iter().map(|w| w.to_f32()).collect::<Vec<_>>());
     let out = run_bf16(isa, Mat::new(a, k), w, n);
@@ -140,6 +140,22 @@ fn bf16_of_long_rows_matches_the_reference() {
     for isa in with_bf16() {
         check_bf16(isa, [m, n, k], &numbers(1, m * k), &w);
     }
+}
+
+/// Packing takes parts of rows by their bytes: several, with something left, of every type.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn bf16_of_every_type_of_weights_matches_the_reference() {
+    fn check<W: Element>() {
+        let [m, n, k] = [21, 37, 1024 + 90];
+        let w: Vec<W> = numbers(2, n * k).into_iter().map(W::from_f32).collect();
+        for isa in with_bf16() {
+            check_bf16(isa, [m, n, k], &numbers(1, m * k), &w);
+        }
+    }
+    check::<f32>();
+    check::<f16>();
+    check::<bf16>();
 }
 
 #[cfg(target_arch = "x86_64")]
