@@ -26,7 +26,7 @@
 //! |---|---|
 //! | 3 x 8 tile, both operands packed, weights widened to `f32` per 8 rows, KC 1024 | 0.86-0.90 |
 //! | 4 x 6 tile, the same | 0.84-0.88 |
-//! | 3 x 8, nothing packed, KC 2048 (this, up to 95 rows) | 0.87-0.92 |
+//! | 3 x 8, nothing packed, KC 2048 (this, up to 95 rows; on a Zen 5, 191) | 0.87-0.92 |
 //! | the same with KC 512, 1024 | 0.67-0.84, 0.69-0.85 |
 //! | 6 x 4, activations packed | 0.87-0.91 |
 //! | AVX2: 3 x 4 (spilled by the compiler), 3 x 3, 4 x 2, 2 x 6 (this, from 17 to 95 rows) | 0.40, 0.68, 0.62, 0.74 |

@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 /// The proof that AVX-512 F, BW, DQ and VL are present (and AVX2, FMA, F16C).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512 {
-    /// Whether to ask for lines into the first-level cache: on a Zen 5. Products of one row there are 1.05 to 1.12 times as fast, of eight 1.04 times, and prompts as fast as with the second level. A Zen 4
-    /// core read eight neighbouring rows at 12.5 GB/s instead of 18.5; Intel's was not measured.
+    /// Whether to ask for lines into the first-level cache: on a Zen 5. Products of one row there are 1.05 to 1.12 times as fast, of
+    /// eight 1.04 times, and prompts as fast as with the second level. A Zen 4 core read eight neighbouring rows at 12.5 GB/s instead of 18.5; Intel's was not measured.
     near: bool,
 }
 

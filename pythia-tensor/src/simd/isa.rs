@@ -143,7 +143,7 @@ impl Isa {
     pub(crate) fn zen5(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Which::Avx512 | Which::Avx512Bf16 | Which::Amx => Avx512::zen5(),
+            Which::Avx512 | Which::Avx512Bf16 => Avx512::zen5(),
             _ => false,
         }
     }

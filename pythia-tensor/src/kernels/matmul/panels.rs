@@ -38,7 +38,8 @@
 //! runs at 0.98 and takes 83 % of the time; joining chains 4 %, GELU and the outputs 5 %, packing weights 2.5 %, activations 1.5 %, asking 1 %. Two panels for each pass
 //! over the activations (this) halve what is read of them, and lose 0.01 there: it is not the third-level cache that holds that machine up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
-//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. (That is done now, for what it brings a Zen 5 with either vectors, below; with how it packs now not measured here.) Two chains of a group one after another,
+//! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. (It is done now, for what it brings a Zen 5
+//! with either vectors, below; with today's packing it was not measured here.) Two chains of a group one after another,
 //! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
@@ -124,7 +125,8 @@ pub(crate) struct Packed<'a> {
 impl Panels {
     /// How to pack so many rows of activations, if it is worth it.
     pub(crate) fn of(isa: Isa, rows: usize) -> Option<Self> {
-        (rows >= if isa.zen5() { MANY_ZEN5 } else { MANY }).then_some(Self(isa))
+        let many = if isa.zen5() { MANY_ZEN5 } else { MANY };
+        (rows >= many).then_some(Self(isa))
     }
 
     /// Rows of activations in a group: with two vectors of weights and one of an activation, their sums fill the registers.
@@ -493,7 +495,8 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels, in tiles that take two passes with AVX-512 and several panels.
+    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels, in tiles of several panels that with AVX-512
+    /// take two passes.
     fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], then: Epilogue<'_>, packed: bool) -> Vec<u32> {
         let (panels, n, k) = (Panels(isa), w.len() / a.cols(), a.cols());
         let mut out: Vec<f32> = (0..a.rows() * n).map(|i| i as f32).collect();
