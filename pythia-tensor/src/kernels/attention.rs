@@ -74,6 +74,7 @@ mod key_values;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod whole;
+mod write;
 
 use super::math;
 use super::rotary::Rotary;
@@ -108,8 +109,8 @@ pub(crate) struct Running {
     m: [f32; QUERIES],
     /// Sums of `2^(score - m)` of each query, over the keys that fall into each lane.
     l: [[f32; 16]; QUERIES],
-    /// A key while it is rotated.
-    pub(crate) key: Vec<f32>,
+    /// Keys on their way to the cache.
+    pub(crate) keys: Vec<f32>,
 }
 
 #[repr(align(64))]
@@ -123,7 +124,7 @@ impl Default for Running {
             p: Scores([[0.0; BLOCK]; QUERIES]),
             m: [0.0; QUERIES],
             l: [[0.0; 16]; QUERIES],
-            key: Vec::new(),
+            keys: Vec::new(),
         }
     }
 }

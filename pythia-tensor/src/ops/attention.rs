@@ -24,7 +24,7 @@ pub fn append(crew: &Crew<'_>, cache: &mut KeyValues, qkv: Mat<'_>, start: usize
     let write = |tile: Tile<'_>| {
         let h = tile.rows().start;
         RUNNING.with_borrow_mut(|running| {
-            cache.with_head_mut(h, |mut head| head.write(isa, qkv, h, start, rotary, &mut running.key));
+            cache.with_head_mut(h, |mut head| head.write(isa, qkv, h, start, rotary, &mut running.keys));
         });
     };
     crew.run(&mut [Tiles::new(MatMut::new(&mut none, 1), 1, 1, &write)]);
@@ -91,7 +91,7 @@ pub fn append_and_attend<'c>(
             for h in tile.cols().start / dim..tile.cols().end / dim {
                 cache.with_head_mut(h, |mut head| {
                     ask_for(isa, head.get().first(start + rows.rows()).beginning());
-                    head.write(isa, rows, h, start, rotary, &mut running.key);
+                    head.write(isa, rows, h, start, rotary, &mut running.keys);
                     attend_tile(isa, &mut tile, (h, dim), qkv, start, head.get(), rotary, running);
                 });
             }

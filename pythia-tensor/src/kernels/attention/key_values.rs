@@ -1,8 +1,7 @@
 //! [`KeyValues`]: what earlier tokens left behind for the attention of later ones.
 
+use super::write::write;
 use crate::kernels::rotary::Rotary;
-use crate::kernels::rows::ask_for;
-use crate::simd::{pair, second};
 use crate::{Isa, Mat};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -78,9 +77,9 @@ impl KeyValues {
     /// If the shapes do not fit or there is no room.
     pub fn append(&mut self, qkv: Mat<'_>, start: usize, rotary: &Rotary) {
         self.check(qkv, start);
-        let mut key = Vec::new();
+        let mut room = Vec::new();
         for h in 0..self.heads.len() {
-            self.with_head_mut(h, |mut head| head.write(Isa::best(), qkv, h, start, rotary, &mut key));
+            self.with_head_mut(h, |mut head| head.write(Isa::best(), qkv, h, start, rotary, &mut room));
         }
     }
 
@@ -133,17 +132,18 @@ impl Clone for KeyValues {
 /// One head's part of [`KeyValues`], to write to.
 pub(crate) struct HeadMut<'a> {
     dim: usize,
-    numbers: usize,
+    pub(super) numbers: usize,
     data: &'a mut [f32],
 }
 
 impl HeadMut<'_> {
     /// What is in it.
+    #[inline(always)]
     pub(crate) fn get(&self) -> Head<'_> {
         Head { dim: self.dim, numbers: self.numbers, data: self.data }
     }
 
-    /// Writes the keys (rotated) and values of `qkv`'s rows, as head number `h`, at the positions from `start` on. `key` is room for one.
+    /// Writes the keys (rotated) and values of `qkv`'s rows, as head number `h`, at the positions from `start` on. `room` is to work in.
     pub(crate) fn write(
         &mut self,
         isa: Isa,
@@ -151,50 +151,29 @@ impl HeadMut<'_> {
         h: usize,
         start: usize,
         rotary: &Rotary,
-        key: &mut Vec<f32>,
+        room: &mut Vec<f32>,
     ) {
-        let Self { dim, numbers, ref mut data } = *self;
-        let (rows, len) = (rows(dim, numbers), page_len(dim, numbers));
-        for t in 0..qkv.rows() {
-            let position = start + t;
-            let row = &qkv.row(t)[(3 * h + 1) * dim..][..2 * dim];
-            if t + ROWS_AHEAD < qkv.rows() {
-                ask_for(isa, &qkv.row(t + ROWS_AHEAD)[(3 * h + 1) * dim..][..2 * dim]);
-            }
-            key.clear();
-            key.extend_from_slice(&row[..dim]);
-            rotary.rotate(key, position);
-            let (page, at) = (position / (STRIP * numbers), position % (STRIP * numbers));
-            let (keys, values) = data[page * len..][..len].split_at_mut(keys_len(dim, numbers));
-            let keys = &mut keys.as_chunks_mut::<STRIP>().0[at / STRIP * rows..][..rows];
-            let strips = values.as_chunks_mut::<STRIP>().0.chunks_exact_mut(STRIP);
-            let strips = strips.zip(row[dim..].chunks(STRIP));
-            if numbers == 1 {
-                keys.iter_mut().zip(&*key).for_each(|(lanes, &k)| lanes[at] = k);
-                strips.for_each(|(strip, value)| strip[at][..value.len()].copy_from_slice(value));
-            } else {
-                keys.iter_mut().zip(key.chunks(2)).for_each(|(lanes, k)| {
-                    lanes[at % STRIP] = pair(k[0], k.get(1).copied().unwrap_or_default());
-                });
-                for (strip, value) in strips {
-                    // A branch for each number would keep the compiler from using vectors.
-                    let lanes = strip[at / 2].iter_mut().zip(value);
-                    if at % 2 == 0 {
-                        lanes.for_each(|(lane, &v)| *lane = pair(v, 0.0));
-                    } else {
-                        lanes.for_each(|(lane, &v)| *lane = second(*lane, v));
-                    }
-                }
-            }
-        }
+        let kv = [1, 2].map(|i| qkv.slice_cols((3 * h + i) * self.dim..(3 * h + i + 1) * self.dim));
+        write(isa, self, kv, start, rotary, room);
+    }
+
+    /// Strip number `strip` of the keys, [`Head::keys_at`].
+    #[inline(always)]
+    pub(super) fn keys_mut(&mut self, strip: usize) -> &mut [[f32; STRIP]] {
+        let (at, rows) = (self.get().keys_at(strip), self.get().rows());
+        &mut self.data.as_chunks_mut().0[at / STRIP..][..rows]
+    }
+
+    /// The values of page number `page`, [`Head::values_at`].
+    #[inline(always)]
+    pub(super) fn values_mut(&mut self, page: usize) -> &mut [[f32; STRIP]] {
+        let at = self.get().values_at(page);
+        &mut self.data.as_chunks_mut().0[at / STRIP..][..padded(self.dim)]
     }
 }
 
-/// How many rows ahead of the one that is written memory is asked for: they lie pages apart.
-const ROWS_AHEAD: usize = 8;
-
 /// The lanes of a key.
-fn rows(dim: usize, numbers: usize) -> usize {
+pub(super) fn rows(dim: usize, numbers: usize) -> usize {
     dim.div_ceil(numbers)
 }
 
@@ -218,7 +197,7 @@ pub(crate) struct Head<'a> {
     dim: usize,
     /// Numbers in a lane: 1 (`f32`) or 2 (`bf16`).
     pub(super) numbers: usize,
-    data: &'a [f32],
+    pub(super) data: &'a [f32],
 }
 
 impl<'a> Head<'a> {
