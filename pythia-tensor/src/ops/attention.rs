@@ -120,14 +120,8 @@ fn attend_tile(
     rotary: &Rotary,
     running: &mut Running,
 ) {
-    let (rows, at) = (tile.rows(), h * dim - tile.cols().start);
-    let q = qkv.slice_rows(rows.clone()).slice_cols(3 * h * dim..(3 * h + 1) * dim);
-    for row in rows.clone() {
-        ask_for(isa, q.row(row - rows.start));
-        ask_for(isa, &tile.row_mut(row)[at..at + dim]);
-    }
-    let mut put = |t, z: &[f32]| tile.row_mut(rows.start + t)[at..at + dim].copy_from_slice(z);
-    attend(isa, q, start, head, rotary, running, &mut put);
+    let q = qkv.slice_rows(tile.rows()).slice_cols(3 * h * dim..(3 * h + 1) * dim);
+    attend(isa, q, start, head, rotary, running, &mut tile.slice_cols(h * dim..(h + 1) * dim));
 }
 
 /// The attention scores of one sequence's new tokens, before the softmax: `out` is `[H * T, start + T]`, row `h * T + t`

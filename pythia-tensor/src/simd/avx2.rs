@@ -195,6 +195,19 @@ impl Simd for Avx2 {
         intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
     }
     #[inline(always)]
+    fn max4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        intrinsics!({
+            // As in `sum4`.
+            let ab = _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let cd = _mm256_max_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let m = _mm256_max_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xEE>(ab, cd));
+            let m = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps::<1>(m));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), m);
+            out
+        })
+    }
+    #[inline(always)]
     fn reduce_max(self, v: __m256) -> f32 {
         intrinsics!({
             let m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));

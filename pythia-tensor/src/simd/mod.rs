@@ -156,6 +156,8 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     fn store_halves(self, v: Self::F32, low: &mut [f32], high: &mut [f32]);
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
+    /// The largest of each of four vectors' lanes. No lane may be NaN.
+    fn max4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.
     fn reduce_max(self, v: Self::F32) -> f32;
 
@@ -205,5 +207,33 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         self.store(v, &mut lanes);
         lanes[n..].fill(0.0);
         self.load(&lanes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    stamp! {
+        fn largest(x: &[f32; 64], out: &mut [f32; 4]) = largest_body;
+    }
+
+    #[inline(always)]
+    fn largest_body<S: Simd>(s: S, x: &[f32; 64], out: &mut [f32; 4]) {
+        *out = s.max4([0, 1, 2, 3].map(|row| s.load(&x[16 * row..])));
+    }
+
+    /// Wherever it stands.
+    #[test]
+    fn the_largest_lane_of_each_of_four_vectors() {
+        for &isa in Isa::available() {
+            for lane in 0..isa.lanes() {
+                let mut x = std::array::from_fn(|i| -1.0 - i as f32);
+                (0..4).for_each(|row| x[16 * row + (lane + row) % isa.lanes()] = row as f32);
+                let mut out = [f32::NAN; 4];
+                largest(isa, &x, &mut out);
+                assert_eq!(out, [0.0, 1.0, 2.0, 3.0], "{isa}, lane {lane}");
+            }
+        }
     }
 }

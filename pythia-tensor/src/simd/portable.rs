@@ -132,6 +132,10 @@ impl Simd for Portable {
         v.map(|v| (v[0] + v[2]) + (v[1] + v[3]))
     }
     #[inline(always)]
+    fn max4(self, v: [V; 4]) -> [f32; 4] {
+        v.map(|v| self.reduce_max(v))
+    }
+    #[inline(always)]
     fn reduce_max(self, v: V) -> f32 {
         v[0].max(v[1]).max(v[2].max(v[3]))
     }

@@ -26,8 +26,15 @@ pub(crate) trait Product<S: Simd>: Copy {
     fn mul_add(self, s: S, a: Self::All, b: S::F32, c: S::F32) -> S::F32;
     /// The first number of each lane, and zeros for the others.
     fn first(self, s: S, a: S::F32) -> S::F32;
+    /// Rounds vector number `i` of some numbers for [`Product::splat`], into its place in `out`: where it lay, or before.
+    fn put(self, s: S, v: S::F32, i: usize, out: &mut [f32]);
     /// Rounds whole vectors of numbers for [`Product::splat`], in place.
-    fn prepare(self, s: S, x: &mut [f32]);
+    #[inline(always)]
+    fn prepare(self, s: S, x: &mut [f32]) {
+        for i in 0..x.len() / S::LANES {
+            self.put(s, s.load(&x[i * S::LANES..]), i, x);
+        }
+    }
 }
 
 /// An `f32` a lane.
@@ -48,6 +55,10 @@ impl<S: Simd> Product<S> for Single {
     #[inline(always)]
     fn first(self, _: S, a: S::F32) -> S::F32 {
         a
+    }
+    #[inline(always)]
+    fn put(self, s: S, v: S::F32, i: usize, out: &mut [f32]) {
+        s.store(v, &mut out[i * S::LANES..]);
     }
     #[inline(always)]
     fn prepare(self, _: S, _: &mut [f32]) {}
@@ -76,10 +87,8 @@ impl<S: Simd> Product<S> for Widened {
         s.lower_half(a)
     }
     #[inline(always)]
-    fn prepare(self, s: S, x: &mut [f32]) {
-        for x in x.chunks_exact_mut(S::LANES) {
-            s.store(s.round_to_bf16(s.load(x)), x);
-        }
+    fn put(self, s: S, v: S::F32, i: usize, out: &mut [f32]) {
+        s.store(s.round_to_bf16(v), &mut out[i * S::LANES..]);
     }
 }
 
@@ -103,18 +112,15 @@ impl Product<Avx512> for Pairs {
         unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0xFFFF))) }
     }
     #[inline(always)]
-    fn prepare(self, s: Avx512, x: &mut [f32]) {
-        for i in 0..x.len() / 16 {
-            let v = s.load(&x[16 * i..]);
-            let out = &mut x[8 * i..][..8];
-            // SAFETY: `self` proves that the instruction exists; sixteen bf16 fill the eight lanes of `out`.
-            unsafe {
-                _mm256_storeu_si256(
-                    out.as_mut_ptr().cast(),
-                    transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)),
-                );
-            };
-        }
+    fn put(self, _: Avx512, v: V, i: usize, out: &mut [f32]) {
+        let out = &mut out[8 * i..][..8];
+        // SAFETY: `self` proves that the instruction exists; sixteen bf16 fill the eight lanes of `out`.
+        unsafe {
+            _mm256_storeu_si256(
+                out.as_mut_ptr().cast(),
+                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)),
+            );
+        };
     }
 }
 

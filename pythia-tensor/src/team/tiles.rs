@@ -149,6 +149,26 @@ impl Tile<'_> {
         self.block
     }
 
+    /// All of a matrix with rows of `cols` elements.
+    #[cfg(test)]
+    pub(crate) fn whole(out: &mut [f32], cols: usize) -> Tile<'_> {
+        let rows = 0..out.len() / cols;
+        Tile { data: out.as_mut_ptr(), stride: cols, rows, cols: 0..cols, block: 0, owner: PhantomData }
+    }
+
+    /// Some of its columns, by their numbers in the whole matrix.
+    ///
+    /// # Panics
+    /// If the tile does not have them.
+    pub(crate) fn slice_cols(&mut self, cols: Range<usize>) -> Tile<'_> {
+        assert!(
+            self.cols.start <= cols.start && cols.start <= cols.end && cols.end <= self.cols.end,
+            "columns {cols:?} of a tile of {:?}",
+            self.cols
+        );
+        Tile { cols, rows: self.rows.clone(), ..*self }
+    }
+
     /// This tile's columns of row `row` of the whole matrix.
     ///
     /// # Panics

@@ -31,9 +31,8 @@ fn attend_with(isa: Isa, mut cache: KeyValues, qkv: Mat<'_>, rotary: &Rotary, sp
         cache.append(qkv.slice_rows(start..start + len), start, rotary);
         for t in (start..start + len).step_by(QUERIES) {
             let q = qkv.slice_rows(t..(t + QUERIES).min(start + len)).slice_cols(0..dim);
-            let out = &mut out[t * dim..];
-            let mut put = |i: usize, z: &[f32]| out[i * dim..][..dim].copy_from_slice(z);
-            cache.with_head(0, |head| attend(isa, q, t, head, rotary, &mut Running::default(), &mut put));
+            let mut out = Tile::whole(&mut out[t * dim..][..q.rows() * dim], dim);
+            cache.with_head(0, |head| attend(isa, q, t, head, rotary, &mut Running::default(), &mut out));
         }
         start += len;
     }
@@ -152,11 +151,10 @@ fn a_copied_prefix_continues_alike() {
         cache.append(qkv, 0, &rotary);
         copy.copy_prefix(&cache, t);
         let last = |cache: &KeyValues| {
-            let mut z = Vec::new();
-            let q = qkv.slice_rows(t - 1..t).slice_cols(0..dim);
-            let mut put = |_, row: &[f32]| z = row.to_vec();
+            let (mut z, q) = (vec![f32::NAN; dim], qkv.slice_rows(t - 1..t).slice_cols(0..dim));
+            let mut out = Tile::whole(&mut z, dim);
             cache
-                .with_head(0, |head| attend(isa, q, t - 1, head, &rotary, &mut Running::default(), &mut put));
+                .with_head(0, |head| attend(isa, q, t - 1, head, &rotary, &mut Running::default(), &mut out));
             z
         };
         assert_eq!(last(&cache), last(&copy));

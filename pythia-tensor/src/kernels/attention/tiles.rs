@@ -5,13 +5,13 @@ use super::key_values::{STRIP, padded};
 use super::{BLOCK, Head};
 use crate::simd::{Product, Simd};
 
-/// `scores[r][j] = sum over d of q[r][d] * key(j)[d]`, d in order, for whole vectors that cover the keys `0..seen` of a block.
+/// `scores[r][j] = sum over d of q[r][d] * key(j)[d]`, d in order, for whole vectors that cover the first `seen` keys of the block that begins with key `first`.
 #[inline(always)]
 pub(super) fn score_block<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     q: [&[f32]; R],
-    (head, block): (Head<'_>, usize),
+    (head, first): (Head<'_>, usize),
     seen: usize,
     scores: &mut [[f32; BLOCK]; R],
 ) {
@@ -19,13 +19,13 @@ pub(super) fn score_block<S: Simd, P: Product<S>, const R: usize, const N: usize
     while j < seen {
         let left = (seen - j).div_ceil(S::LANES);
         if N > 1 && left >= N {
-            score_tile::<S, P, R, N>(s, product, q, (head, block), j, scores);
+            score_tile::<S, P, R, N>(s, product, q, (head, first), j, scores);
             j += N * S::LANES;
         } else if N > 2 && left >= 2 {
-            score_tile::<S, P, R, 2>(s, product, q, (head, block), j, scores);
+            score_tile::<S, P, R, 2>(s, product, q, (head, first), j, scores);
             j += 2 * S::LANES;
         } else {
-            score_tile::<S, P, R, 1>(s, product, q, (head, block), j, scores);
+            score_tile::<S, P, R, 1>(s, product, q, (head, first), j, scores);
             j += S::LANES;
         }
     }
@@ -37,14 +37,14 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     q: [&[f32]; R],
-    (head, block): (Head<'_>, usize),
+    (head, first): (Head<'_>, usize),
     j: usize,
     scores: &mut [[f32; BLOCK]; R],
 ) {
     assert!(j + N * S::LANES <= BLOCK, "{N} vectors of keys at {j}");
     let rows = head.rows();
     let q = q.map(|q| &q[..rows * P::WORDS]);
-    let at: [usize; N] = std::array::from_fn(|v| head.keys_at((block * BLOCK + j + v * S::LANES) / STRIP));
+    let at: [usize; N] = std::array::from_fn(|v| head.keys_at((first + j + v * S::LANES) / STRIP));
     let (strips, ahead) = (at.map(|at| head.lanes(at, rows)), at.map(|at| head.ahead(at)));
     let offsets: [usize; N] = std::array::from_fn(|v| (j + v * S::LANES) % STRIP);
     let mut acc = [[s.zero(); N]; R];
@@ -107,7 +107,7 @@ pub(super) fn mix_block<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     product: P,
     p: &[[f32; BLOCK]; R],
     rescale: &[f32; R],
-    (head, block): (Head<'_>, usize),
+    (head, first): (Head<'_>, usize),
     seen: Seen,
     z: &mut [f32],
 ) {
@@ -115,10 +115,10 @@ pub(super) fn mix_block<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     let mut column = 0;
     while column < width {
         if N > 1 && width - column >= N * S::LANES {
-            mix_tile::<S, P, R, N>(s, product, p, rescale, (head, block), seen, column, z);
+            mix_tile::<S, P, R, N>(s, product, p, rescale, (head, first), seen, column, z);
             column += N * S::LANES;
         } else {
-            mix_tile::<S, P, R, 1>(s, product, p, rescale, (head, block), seen, column, z);
+            mix_tile::<S, P, R, 1>(s, product, p, rescale, (head, first), seen, column, z);
             column += S::LANES;
         }
     }
@@ -131,12 +131,12 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     product: P,
     p: &[[f32; BLOCK]; R],
     rescale: &[f32; R],
-    (head, block): (Head<'_>, usize),
+    (head, first): (Head<'_>, usize),
     seen: Seen,
     column: usize,
     z: &mut [f32],
 ) {
-    let (width, pages) = (padded(head.dim()), BLOCK / P::NUMBERS / STRIP);
+    let (width, page) = (padded(head.dim()), first / P::NUMBERS / STRIP);
     assert!(
         seen.common + seen.diagonal <= BLOCK / P::NUMBERS,
         "{} + {} lanes of values",
@@ -153,7 +153,7 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         }
     }
     for start in (0..seen.common).step_by(STRIP) {
-        let at = firsts.map(|first| head.values_at(block * pages + start / STRIP) + first);
+        let at = firsts.map(|first| head.values_at(page + start / STRIP) + first);
         let (strips, ahead) = (at.map(|at| head.lanes(at, STRIP)), at.map(|at| head.ahead(at)));
         for j in start..seen.common.min(start + STRIP) {
             let mut x = [s.zero(); N];
@@ -175,7 +175,7 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         }
     }
     if seen.diagonal > 0 {
-        mix_diagonal::<S, P, R, N>(s, product, p, (head, block), seen, column, z);
+        mix_diagonal::<S, P, R, N>(s, product, p, (head, first), seen, column, z);
     }
 }
 
@@ -186,12 +186,12 @@ fn mix_diagonal<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     p: &[[f32; BLOCK]; R],
-    (head, block): (Head<'_>, usize),
+    (head, first): (Head<'_>, usize),
     seen: Seen,
     column: usize,
     z: &mut [f32],
 ) {
-    let (width, pages) = (padded(head.dim()), BLOCK / P::NUMBERS / STRIP);
+    let (width, page) = (padded(head.dim()), first / P::NUMBERS / STRIP);
     for r in 0..R {
         // Where a lane holds two values, every other row sees the first only of its last.
         let whole = r.div_ceil(P::NUMBERS);
@@ -203,7 +203,7 @@ fn mix_diagonal<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         }
         for i in 0..(whole + usize::from(part)).min(seen.diagonal) {
             let j = seen.common + i;
-            let (page, p) = (head.values_at(block * pages + j / STRIP), product.splat(s, &p[r], j));
+            let (page, p) = (head.values_at(page + j / STRIP), product.splat(s, &p[r], j));
             for v in 0..N {
                 let column = column + v * S::LANES;
                 let strip = head.lanes(page + column / STRIP * STRIP * STRIP, STRIP);

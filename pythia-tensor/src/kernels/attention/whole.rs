@@ -4,11 +4,11 @@
 //! diagonal goes through `step` as elsewhere; so a query's result depends on its position alone here, too.
 
 use super::key_values::{STRIP, padded};
-use super::{BLOCK, GROUP, Head, QUERIES, Running, soften};
-use crate::Mat;
+use super::{BLOCK, BLOCK_OF_TILES, GROUP, Head, QUERIES, Running, soften};
 use crate::kernels::rotary::Rotary;
 use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE, Tiles};
-use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Product, Simd};
+use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Simd};
+use crate::{Mat, Tile};
 use std::ops::Range;
 
 /// Dimensions, or positions, of a step of the tiles.
@@ -32,38 +32,38 @@ pub(super) fn attend_body(
     head: Head<'_>,
     rotary: &Rotary,
     running: &mut Running,
-    put: &mut dyn FnMut(usize, &[f32]),
+    out: &mut Tile<'_>,
 ) {
     let mut tiles = amx.tiles();
-    let whole = |queries: Range<usize>, block: usize, running: &mut Running| {
+    let whole = |queries: Range<usize>, first: usize, running: &mut Running| {
         // SAFETY: `s` and `pairs` prove that the machine has the instructions.
-        unsafe { whole_block((s, pairs), &mut tiles, queries, block, head, running) };
+        unsafe { whole_block((s, pairs), &mut tiles, queries, first, head, running) };
     };
-    super::attend_body(s, pairs, Some(whole), q, start, head, rotary, running, put);
+    super::attend_body(s, pairs, Some(whole), q, start, head, rotary, running, out);
 }
 
-/// Takes `queries` through all of a block of keys. With features of its own, as a closure is not inlined into what has them.
+/// Takes `queries` through all of the block that begins with key `first`. With features of its own, as a closure is not inlined into what has them.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn whole_block(
     (s, pairs): (Avx512, Pairs),
     tiles: &mut Tiles,
     queries: Range<usize>,
-    block: usize,
+    first: usize,
     head: Head<'_>,
     running: &mut Running,
 ) {
-    let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, BLOCK / STEP);
+    let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, BLOCK_OF_TILES / STEP);
     tiles.shape(queries.len());
     if queries.len() <= 2 {
         // Memory sets the pace.
-        let ahead = head.ahead(head.keys_at(block * BLOCK / STRIP));
-        ahead[..ahead.len().min(BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
+        let ahead = head.ahead(head.keys_at(first / STRIP));
+        ahead[..ahead.len().min(BLOCK_OF_TILES * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
     }
 
     let q = Mat::new(&running.q.get()[queries.start * width..], width).lines();
     let p = &mut running.p.0[..queries.len()];
-    for j in (0..BLOCK).step_by(COLUMNS) {
-        let keys = [j, j + TILE].map(|j| head.lanes(head.keys_at((block * BLOCK + j) / STRIP), head.rows()));
+    for j in (0..BLOCK_OF_TILES).step_by(COLUMNS) {
+        let keys = [j, j + TILE].map(|j| head.lanes(head.keys_at((first + j) / STRIP), head.rows()));
         tiles.bf16(
             q,
             (keys.map(matrix), TILE * LINE),
@@ -92,7 +92,7 @@ fn whole_block(
     }
 
     let p = Mat::new(p.as_flattened(), BLOCK).lines();
-    let (at, page) = (head.values_at(block * pages), head.values_at(1) - head.values_at(0));
+    let (at, page) = (head.values_at(first / STEP), head.values_at(1) - head.values_at(0));
     for column in (0..head.dim()).step_by(COLUMNS) {
         let values = [column, column + STRIP]
             .map(|column| head.lanes(at + column * STRIP, (pages - 1) * page / STRIP + STRIP));
@@ -116,10 +116,9 @@ fn weigh<const R: usize>(
     let p = p.first_chunk_mut::<R>().expect("a query's scores");
     let m = m.first_chunk_mut().expect("a query's largest score");
     let l = l.first_chunk_mut().expect("a query's sums");
-    let rescale = soften::<Avx512, R>(s, p, BLOCK, m, l);
+    let rescale = soften::<Avx512, Pairs, R>(s, pairs, p, BLOCK_OF_TILES, m, l);
     let width = z.len() / R;
     for r in 0..R {
-        pairs.prepare(s, &mut p[r]);
         let rescale = s.splat(rescale[r]);
         for z in z[r * width..][..width].chunks_exact_mut(Avx512::LANES) {
             s.store(s.mul(s.load(z), rescale), z);
