@@ -77,7 +77,9 @@
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
 //! stream (1.15-1.25 times the time of `many_rows`); eight rows of int4 through `many_rows` (1.5 times that of one stream); no
-//! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
+//! prefetching of the next block (six rows: 1.35 times the time; of the first block of the next panels as well, this, prompts of 512 tokens on a Zen 5 are 1.01 times
+//! as fast; activations of the next pass, too: 1.00 to 1.01; sums of the tile's rows an odd number of lines apart, or finished 64 to 256 columns at a time: 0.99 to
+//! 1.00); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
 
 #[cfg(target_arch = "x86_64")]
@@ -391,7 +393,9 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
             for (i, scratch) in scratch.chunks_exact_mut(PANEL * BLOCK * W).enumerate() {
                 // Past the last panel, it is used again and its result dropped.
                 let (of_rows, block) = group[i.min(count - 1) * w.len + start..][..size].split_at(4 * PANEL);
-                ahead[i] = &w.bytes[((p * P + i) * w.len + start + size).min(w.bytes.len())..];
+                // The panel's next block, or the first of the panel that takes its place.
+                let next = if at + BLOCK < a.k { start + size } else { P * w.len };
+                ahead[i] = &w.bytes[((p * P + i) * w.len + next).min(w.bytes.len())..];
                 scales[i] = bytemuck::cast_slice(of_rows);
                 codes[i] = B::bytes::<V, W>(d, block, scratch);
             }
