@@ -6,7 +6,7 @@
 //! ```text
 //! for each block of KC elements:                        (blocks in order)
 //!     LANES partial sums run over the block             (fused multiply-add)
-//!     their sum in the order of Simd::sum4 is added     (one f32 addition, to 0 at first)
+//!     the sums of four of them after another are added  (Simd::add_fours, to 0 at first)
 //! ```
 //!
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
@@ -479,8 +479,14 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         for l in 1..4 {
             four[l] = acc[last.min(start + l)];
         }
-        for (l, sum) in s.sum4(four).into_iter().enumerate().take(M * N - start) {
-            sums[(start + l) / N * row + (start + l) % N * column] += sum;
+        let at = |l: usize| l / N * row + l % N * column;
+        let mut totals = [0.0; 4];
+        for l in 0..(M * N - start).min(4) {
+            totals[l] = sums[at(start + l)];
+        }
+        let totals = s.add_fours(four, totals);
+        for l in 0..(M * N - start).min(4) {
+            sums[at(start + l)] = totals[l];
         }
     }
 }

@@ -142,9 +142,6 @@ pub trait Arithmetic: Copy {
 
 /// The operations of one vector of an instruction set.
 pub trait Simd: Arithmetic + Send + Sync + 'static {
-    /// The lanes in such an order that [`Simd::sum4`] adds neighbours, then neighbouring pairs, and so on.
-    const TREE: &[usize];
-
     /// The first `LANES` elements, widened. Panics if there are fewer.
     fn load_f16(self, x: &[f16]) -> Self::F32;
     /// The first `LANES` elements, widened. Panics if there are fewer.
@@ -156,6 +153,8 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     fn store_halves(self, v: Self::F32, low: &mut [f32], high: &mut [f32]);
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
+    /// `totals`, and for each of four vectors the sums of four lanes after another added: `((t + (((l0 + l1) + l2) + l3)) + ...`.
+    fn add_fours(self, v: [Self::F32; 4], totals: [f32; 4]) -> [f32; 4];
     /// The largest of each of four vectors' lanes. No lane may be NaN.
     fn max4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.
@@ -216,6 +215,27 @@ mod tests {
 
     stamp! {
         fn largest(x: &[f32; 64], out: &mut [f32; 4]) = largest_body;
+        fn fours(x: &[f32; 64], totals: &mut [f32; 4]) = fours_body;
+    }
+
+    #[inline(always)]
+    fn fours_body<S: Simd>(s: S, x: &[f32; 64], totals: &mut [f32; 4]) {
+        *totals = s.add_fours([0, 1, 2, 3].map(|row| s.load(&x[16 * row..])), *totals);
+    }
+
+    /// Numbers of which every sum is rounded.
+    #[test]
+    fn sums_of_four_lanes_are_added_in_order() {
+        let x = std::array::from_fn(|i| (i as f32 * 0.7).sin() * (1 << (i % 7)) as f32);
+        for &isa in Isa::available() {
+            let (start, mut got) = ([0.1, -0.2, 1e-7, 3e5], [0.1, -0.2, 1e-7, 3e5]);
+            fours(isa, &x, &mut got);
+            for row in 0..4 {
+                let lanes = x[16 * row..][..isa.lanes()].chunks(4);
+                let want = lanes.fold(start[row], |total, l| total + (((l[0] + l[1]) + l[2]) + l[3]));
+                assert_eq!(got[row].to_bits(), want.to_bits(), "{isa}, row {row}");
+            }
+        }
     }
 
     #[inline(always)]

@@ -87,8 +87,6 @@ impl Arithmetic for Portable {
 }
 
 impl Simd for Portable {
-    const TREE: &[usize] = &[0, 2, 1, 3];
-
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> V {
         [x[0], x[1], x[2], x[3]].map(f16::to_f32)
@@ -130,6 +128,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn sum4(self, v: [V; 4]) -> [f32; 4] {
         v.map(|v| (v[0] + v[2]) + (v[1] + v[3]))
+    }
+    #[inline(always)]
+    fn add_fours(self, v: [V; 4], totals: [f32; 4]) -> [f32; 4] {
+        [0, 1, 2, 3].map(|i| totals[i] + (((v[i][0] + v[i][1]) + v[i][2]) + v[i][3]))
     }
     #[inline(always)]
     fn max4(self, v: [V; 4]) -> [f32; 4] {

@@ -6,8 +6,7 @@
 //!
 //! The sums have the bits of the dot products, because lanes become time. Lane `c` of a dot product sums the elements `c`,
 //! `c + LANES`, `c + 2 LANES`, ... of a block of K. Here this chain of terms is one sum, and the chains are computed one after
-//! another and joined in the order in which [`Simd::sum4`] joins lanes: neighbours of [`Simd::TREE`], then neighbouring pairs, and
-//! so on. The loops, from the outside:
+//! another and joined in the order in which [`Simd::add_fours`] joins lanes: the sum of four is added to the total. The loops, from the outside:
 //!
 //! ```text
 //! two panels of columns
@@ -78,6 +77,8 @@
 //! | passes of groups with 192 KB of sums (this); 384 KB | 1.01, 1.01 | 1.02, 1.01 | 1.03, 1.03 | 1.02, 1.01 |
 //! | one panel for each pass over the activations, in place of those passes; with them | 1.02, 1.02 | 1.01-1.02, 1.02 | 1.01, 1.00 | - |
 //! | sums stored without checks of their length | - | 1.00 | - | - |
+//! | sums of four chains added to the total (this) instead of pairs, pairs of pairs, and so on: fewer sums that wait | 1.02-1.07 | 1.02 | 1.01 | - |
+//! | each chain added to the total, which would take dot products twice the shuffles | - | 1.03 | 1.02-1.03 | - |
 //!
 //! No packing of weights at all would be 1.04 to 1.06 (before), all sums and activations in the first level 1.04, chains not joined 1.05 to 1.09.
 
@@ -177,16 +178,15 @@ impl Panels {
         assert!(rows.start.is_multiple_of(height), "rows {rows:?} in groups of {height}");
         let (count, group_len) = (rows.len().div_ceil(height), self.group_len(k));
         let groups = &a.groups[rows.start / height * group_len..][..count * group_len];
-        // Of every group: the sums of 1, 2, 4, ... chains that wait for as many others, and the totals.
-        let (total, levels) = (height * width, levels_len(lanes));
+        let (total, len) = (height * width, sums_len(lanes));
         let panel_room = lanes * chain_room(lanes, k.min(KC), width);
-        let together = count.div_ceil((count * PANELS * levels).div_ceil(PASS).max(1)).max(1);
-        let (sums, panels) = (sums.floats(count * PANELS * levels), panel.floats(PANELS * panel_room));
+        let together = count.div_ceil((count * PANELS * len).div_ceil(PASS).max(1)).max(1);
+        let (sums, panels) = (sums.floats(count * PANELS * len), panel.floats(PANELS * panel_room));
         for n0 in cols.clone().step_by(self.cols()) {
             let n1 = cols.end.min(n0 + self.cols());
             let used = (n1 - n0).div_ceil(width);
-            let sums = &mut sums[..count * used * levels];
-            sums.chunks_exact_mut(levels).for_each(|sums| sums[levels - total..].fill(0.0));
+            let sums = &mut sums[..count * used * len];
+            sums.chunks_exact_mut(len).for_each(|sums| sums[total..].fill(0.0));
             let mut start = 0;
             for block in blocks(k) {
                 for (n, panel) in (n0..n1).step_by(width).zip(panels.chunks_exact_mut(panel_room)) {
@@ -201,7 +201,7 @@ impl Panels {
                     let pass = first..count.min(first + together);
                     let a = Blocks { numbers: &groups[first * group_len + start..], stride: group_len };
                     let w = Blocks { numbers: panels, stride: panel_room };
-                    let sums = &mut sums[pass.start * used * levels..pass.end * used * levels];
+                    let sums = &mut sums[pass.start * used * len..pass.end * used * len];
                     self.chains(a, (w, used), block.len(), sums, |i, sums| {
                         let group = first + i;
                         ask(isa, ahead, [group, group + 1].map(|group| group * ahead.cols() / count));
@@ -209,10 +209,10 @@ impl Panels {
                             // Now, so that the output's lines come and go while other groups are multiplied.
                             let row = rows.start + group * height;
                             let rows = row..rows.end.min(row + height);
-                            for (n, sums) in (n0..n1).step_by(width).zip(sums.chunks_exact(levels)) {
+                            for (n, sums) in (n0..n1).step_by(width).zip(sums.chunks_exact(len)) {
                                 let cols = n..n1.min(n + width);
                                 let part = (rows.clone(), cols.clone());
-                                finish(isa, &sums[levels - total..], width, then.slice(cols), part, out);
+                                finish(isa, &sums[total..], width, then.slice(cols), part, out);
                             }
                         }
                     });
@@ -239,7 +239,7 @@ impl Panels {
                 tiles(isa, a, (w, used), chain, sums);
                 continue;
             }
-            for (i, sums) in sums.chunks_exact_mut(used * levels_len(lanes)).enumerate() {
+            for (i, sums) in sums.chunks_exact_mut(used * sums_len(lanes)).enumerate() {
                 tiles(isa, a.skip(i), (w, used), chain, sums);
                 done(i, sums);
             }
@@ -301,9 +301,9 @@ const fn group_rows(lanes: usize) -> usize {
     }
 }
 
-/// Numbers of a group's sums: of 1, 2, 4, ... chains that wait for as many others, and the totals.
-const fn levels_len(lanes: usize) -> usize {
-    (lanes.ilog2() + 1) as usize * group_rows(lanes) * 2 * lanes
+/// Numbers of a group's and a panel's sums: of the chains of a four so far, and the totals.
+const fn sums_len(lanes: usize) -> usize {
+    2 * group_rows(lanes) * 2 * lanes
 }
 
 /// Numbers of a chain of a block of `k`, for `width` rows.
@@ -366,7 +366,7 @@ fn pack_body<S: Simd, W: Element>(s: S, rows: Mat<'_, W>, width: usize, out: &mu
                 for c in 0..S::LANES {
                     let step = c * chain + k0 / S::LANES * width;
                     let (low, high) = out[step + group * half..][..width + half].split_at_mut(width);
-                    s.store_halves(lanes[S::TREE[c]], low, high);
+                    s.store_halves(lanes[c], low, high);
                 }
             }
         }
@@ -390,9 +390,9 @@ fn tiles_of<S: Simd, const M: usize>(
     chain: usize,
     sums: &mut [f32],
 ) {
-    for (group, sums) in sums.chunks_exact_mut(used * levels_len(S::LANES)).enumerate() {
+    for (group, sums) in sums.chunks_exact_mut(used * sums_len(S::LANES)).enumerate() {
         let (a, next) = a.skip(group).first();
-        for (panel, sums) in sums.chunks_exact_mut(levels_len(S::LANES)).enumerate() {
+        for (panel, sums) in sums.chunks_exact_mut(sums_len(S::LANES)).enumerate() {
             // The panels share the asking.
             let next = next.wrapping_add(panel * STEPS / PANELS * M);
             tile::<S, M>(s, a, w.skip(panel).first().0, next, chain, sums);
@@ -426,20 +426,28 @@ fn tile<S: Simd, const M: usize>(
     for (a, w) in rest {
         acc = outer_product(s, a, w, acc);
     }
-    // The chain ends as many pairs as its number ends in ones; the last one ends all, and goes to the totals.
-    let (pairs, all) = (chain.trailing_ones() as usize, S::LANES.ilog2() as usize);
-    let (before, level) = sums.split_at_mut(pairs * 2 * S::LANES * M);
-    for before in before.chunks_exact(2 * S::LANES * M) {
-        for m in 0..M {
-            for v in 0..2 {
-                acc[m][v] = s.add(s.load(&before[(2 * m + v) * S::LANES..]), acc[m][v]);
-            }
-        }
+    let (four, totals) = sums.split_at_mut(2 * S::LANES * M);
+    let of_four = chain % 4;
+    if of_four > 0 {
+        add(s, &mut acc, four);
     }
+    if of_four == 3 {
+        add(s, &mut acc, totals);
+    }
+    let sums = if of_four == 3 { totals } else { four };
     for m in 0..M {
         for v in 0..2 {
-            let level = &mut level[(2 * m + v) * S::LANES..];
-            s.store(if pairs == all { s.add(s.load(level), acc[m][v]) } else { acc[m][v] }, level);
+            s.store(acc[m][v], &mut sums[(2 * m + v) * S::LANES..]);
+        }
+    }
+}
+
+/// Adds `sums` to `acc`, each of these to one of those.
+#[inline(always)]
+fn add<S: Simd, const M: usize>(s: S, acc: &mut [[S::F32; 2]; M], sums: &[f32]) {
+    for m in 0..M {
+        for v in 0..2 {
+            acc[m][v] = s.add(s.load(&sums[(2 * m + v) * S::LANES..]), acc[m][v]);
         }
     }
 }
