@@ -77,7 +77,7 @@ fn together(crew: &Crew<'_>, model: &Model, prompts: &[&[u32]], workspace: &mut 
 
 /// A run of tokens of each length that a kernel treats in its own way: 1 to 6 rows and more, a block of attention, a block of keys.
 fn pieces(len: usize) -> Vec<usize> {
-    let ends = [1, 1, 2, 3, 4, 5, 31, 32, 33, 1, 6, 9, 12, 64].iter().scan(0, |end, piece| {
+    let ends = [1, 1, 2, 3, 4, 5, 31, 32, 33, 1, 6, 9, 12, 128].iter().scan(0, |end, piece| {
         *end += piece;
         Some(*end)
     });
@@ -132,7 +132,7 @@ fn several_blocks_of_keys_and_of_sums_have_the_same_bits_in_any_company() {
     for &isa in Isa::available() {
         // The portable kernels are slow, and threads share the work in the same way for all.
         let threads = if isa == Isa::best() { &THREADS[..] } else { &[2] };
-        in_each_precision(&model, isa).iter().for_each(|model| check(model, 150, isa, threads));
+        in_each_precision(&model, isa).iter().for_each(|model| check(model, 280, isa, threads));
     }
 }
 

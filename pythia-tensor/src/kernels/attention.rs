@@ -1,6 +1,6 @@
 //! Causal attention over a cache of keys and values, with the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
-//! Each query walks the keys in blocks of [`BLOCK`] from position 0 and keeps a running maximum `m`, sum `l` and mix
+//! Each query walks the keys in blocks of [`BLOCK`] (or [`TILED_BLOCK`]) from position 0 and keeps a running maximum `m`, sum `l` and mix
 //! `z`; a block rescales them by `e^(m_old - m_new)`. The blocks lie at fixed positions and every query's numbers stay
 //! in lanes of their own, so a query's result does not depend on how the prompt was split or on its neighbours.
 //!
@@ -47,13 +47,14 @@
 //! On two Zen 5 cores, 16 heads of 64 and 512 tokens, with the diagonal in the tile, whose sums the compiler then stored at each step, and apart (this, before what follows):
 //! 0.57 and 0.58 of the `f32` peak, in `bf16` 0.62 and 0.88, with AVX2 in `f32` 0.60 and 0.60.
 //!
-//! There, as speeds beside that without, of 512 and 2048 tokens and heads of 64 and 128, in turns or by processes in turns:
+//! There, on a later day 0.68 of the `f32` peak and in `bf16` 0.56 of that of its own multiply-adds; as speeds beside that without what is named, of 512 and 2048
+//! tokens and heads of 64 and 128, in turns or by processes in turns (with AVX2 and with AMX not measured):
 //!
 //! | | `f32` | `bf16` |
 //! |---|---|---|
 //! | rows of queries found in a loop instead of `from_fn`, which was not inlined | 1.00 | 1.05 |
 //! | maxima of four rows together, weights rounded as they are computed | 1.00 | 1.01-1.03 |
-//! | results written to their rows at once, without a call for each row | 1.02 | 1.02 |
+//! | results written to their rows at once, without a call for each row and without asking for these before | 1.02 | 1.02 |
 //! | blocks of 128 keys instead of 64 (this); 256 | 1.01-1.04; 1.00 of this | 1.01-1.05; 0.98-1.02 of this |
 //! | the queries of the task after the next asked for; each group's prepared before its first block | 0.99; 1.00 | 0.99; 0.99 |
 //! | multiplied by the inverse of `l`; no checks in the score's tile | 1.00; 1.00 | 1.00; 1.00 |
@@ -106,8 +107,8 @@ use tiles::{Seen, mix_block, score_block};
 /// Keys per step of the online softmax.
 pub(crate) const BLOCK: usize = 128;
 
-/// The same where AMX takes queries through the blocks before their own (`whole`), which are few if a block is long.
-const BLOCK_OF_TILES: usize = 64;
+/// The same where AMX takes queries through the blocks before that of their diagonal (`whole`): the shorter a block, the more of the keys.
+const TILED_BLOCK: usize = 64;
 
 /// Queries that one call takes at most: their mixes stay in the first-level cache while a block of keys passes.
 pub(crate) const QUERIES: usize = 32;
@@ -284,6 +285,7 @@ fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Runnin
 ) {
     let (queries, dim) = (q.rows(), head.dim());
     assert!(queries <= QUERIES && q.cols() == dim, "queries {q:?} of {dim} dimensions");
+    assert!(out.rows().len() == queries && out.cols().len() == dim, "{out:?} for {q:?}");
     let end = start + queries;
     let head = head.first(end);
     let most = if S::LANES == 16 { GROUP } else { GROUP / 2 };
@@ -292,7 +294,7 @@ fn attend_body<S: Simd, P: Product<S>, F: FnMut(Range<usize>, usize, &mut Runnin
         ask(s, q.row(t));
     }
     running.begin(s, product, q, start, rotary);
-    let len = if whole.is_some() { BLOCK_OF_TILES } else { BLOCK };
+    let len = if whole.is_some() { TILED_BLOCK } else { BLOCK };
     for first in (0..end).step_by(len) {
         // Queries before the block see nothing of it, those after it all.
         let mut position = start.max(first);

@@ -77,10 +77,12 @@
 //! What lost: arrays made by `from_fn`, `zip` in the loops (neither is inlined: sums go through memory, 0.57 instead of 0.81;
 //! int4 decoding took twice as long); a dynamic number of panels in the tile's last loop (0.35); eight rows of int8 as one
 //! stream (1.15-1.25 times the time of `many_rows`); eight rows of int4 through `many_rows` (1.5 times that of one stream); no
-//! prefetching of the next block (six rows: 1.35 times the time; of the first block of the next panels as well, this, prompts of 512 tokens on a Zen 5 are 1.01 times
-//! as fast; activations of the next pass, too: 1.00 to 1.01; sums of the tile's rows an odd number of lines apart, or finished 64 to 256 columns at a time: 0.99 to
-//! 1.00); 512 rows a tile and four tiles a thread (0.65 instead
+//! prefetching of the next block (six rows: 1.35 times the time); 512 rows a tile and four tiles a thread (0.65 instead
 //! of 0.73 at 1024 x 1024).
+//!
+//! Asking for the first block of the next panels, too, made prompts of 512 tokens in int8 1.01 times as fast (two Zen 5 cores, 410m and 1.4b; others not measured). Nothing
+//! came of asking for the activations of the next pass (1.00 to 1.01), of sums whose rows lie an odd number of lines apart (1.00 to 1.01), of finishing 64, 128 or 256
+//! columns of a tile before the next (0.97 to 1.00).
 
 #[cfg(target_arch = "x86_64")]
 mod nibbles;

@@ -153,7 +153,7 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     fn store_halves(self, v: Self::F32, low: &mut [f32], high: &mut [f32]);
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
-    /// `totals`, and for each of four vectors the sums of four lanes after another added: `((t + (((l0 + l1) + l2) + l3)) + ...`.
+    /// `totals`, and for each of four vectors the sums of four lanes after another added: `(t + (((l0 + l1) + l2) + l3)) + ...`.
     fn add_fours(self, v: [Self::F32; 4], totals: [f32; 4]) -> [f32; 4];
     /// The largest of each of four vectors' lanes. No lane may be NaN.
     fn max4(self, v: [Self::F32; 4]) -> [f32; 4];

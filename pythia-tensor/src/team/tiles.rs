@@ -152,6 +152,7 @@ impl Tile<'_> {
     /// All of a matrix with rows of `cols` elements.
     #[cfg(test)]
     pub(crate) fn whole(out: &mut [f32], cols: usize) -> Tile<'_> {
+        assert!(out.len().is_multiple_of(cols), "{} elements in rows of {cols}", out.len());
         let rows = 0..out.len() / cols;
         Tile { data: out.as_mut_ptr(), stride: cols, rows, cols: 0..cols, block: 0, owner: PhantomData }
     }
@@ -176,7 +177,7 @@ impl Tile<'_> {
     #[inline]
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
         assert!(self.rows.contains(&row), "row {row} of a tile of rows {:?}", self.rows);
-        // SAFETY: the tile owns these columns of this row (`Tiles::tile`), and `self` is borrowed.
+        // SAFETY: the tile owns these columns of this row (`Tiles::tile`; `slice_cols` borrows the tile that does), and `self` is borrowed.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.data.add(row * self.stride + self.cols.start),

@@ -173,7 +173,7 @@ impl HeadMut<'_> {
 }
 
 /// The lanes of a key.
-pub(super) fn rows(dim: usize, numbers: usize) -> usize {
+fn rows(dim: usize, numbers: usize) -> usize {
     dim.div_ceil(numbers)
 }
 
@@ -197,7 +197,7 @@ pub(crate) struct Head<'a> {
     dim: usize,
     /// Numbers in a lane: 1 (`f32`) or 2 (`bf16`).
     pub(super) numbers: usize,
-    pub(super) data: &'a [f32],
+    data: &'a [f32],
 }
 
 impl<'a> Head<'a> {

@@ -4,7 +4,7 @@
 //! diagonal goes through `step` as elsewhere; so a query's result depends on its position alone here, too.
 
 use super::key_values::{STRIP, padded};
-use super::{BLOCK, BLOCK_OF_TILES, GROUP, Head, QUERIES, Running, soften};
+use super::{BLOCK, GROUP, Head, QUERIES, Running, TILED_BLOCK, soften};
 use crate::kernels::rotary::Rotary;
 use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE, Tiles};
 use crate::simd::{Amx, Arithmetic, Avx512, Pairs, Simd};
@@ -52,17 +52,17 @@ fn whole_block(
     head: Head<'_>,
     running: &mut Running,
 ) {
-    let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, BLOCK_OF_TILES / STEP);
+    let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, TILED_BLOCK / STEP);
     tiles.shape(queries.len());
     if queries.len() <= 2 {
         // Memory sets the pace.
         let ahead = head.ahead(head.keys_at(first / STRIP));
-        ahead[..ahead.len().min(BLOCK_OF_TILES * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
+        ahead[..ahead.len().min(TILED_BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
     }
 
     let q = Mat::new(&running.q.get()[queries.start * width..], width).lines();
     let p = &mut running.p.0[..queries.len()];
-    for j in (0..BLOCK_OF_TILES).step_by(COLUMNS) {
+    for j in (0..TILED_BLOCK).step_by(COLUMNS) {
         let keys = [j, j + TILE].map(|j| head.lanes(head.keys_at((first + j) / STRIP), head.rows()));
         tiles.bf16(
             q,
@@ -116,7 +116,7 @@ fn weigh<const R: usize>(
     let p = p.first_chunk_mut::<R>().expect("a query's scores");
     let m = m.first_chunk_mut().expect("a query's largest score");
     let l = l.first_chunk_mut().expect("a query's sums");
-    let rescale = soften::<Avx512, Pairs, R>(s, pairs, p, BLOCK_OF_TILES, m, l);
+    let rescale = soften::<Avx512, Pairs, R>(s, pairs, p, TILED_BLOCK, m, l);
     let width = z.len() / R;
     for r in 0..R {
         let rescale = s.splat(rescale[r]);

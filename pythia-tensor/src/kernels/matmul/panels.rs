@@ -38,7 +38,7 @@
 //! over the activations (this) halve what is read of them, and lose 0.01 there: it is not the third-level cache that holds that machine up. Nor does it help
 //! to keep a tile's packed panels and go through them with as many groups as the second-level cache holds (384, 256 or 128 KB): with two
 //! threads 0.92 to 1.04 of the speed, medians of seven runs in turns, from one width to another. (It is done now, for what it brings a Zen 5
-//! with either vectors, below; with today's packing it was not measured here.) Two chains of a group one after another,
+//! with either vectors, below; with today's packing and sums it was not measured here.) Two chains of a group one after another,
 //! joined before they are stored: 0.93 to 0.99. Activations in huge pages (asked of the allocator): 0.90 to 0.98 of the speed of a
 //! prefill. Asking for the lines that packing will write, or packing from slices of the rows: 1.00, 0.98. Adding the output's rows to the
 //! sums before any is written: 1.01 where they are added, 0.99 elsewhere.
@@ -74,13 +74,13 @@
 //! | | 160m | 410m | 1.4b | 410m, AVX2 |
 //! |---|---|---|---|---|
 //! | eight rows packed at a time instead of sixteen, in parts whose next eight rows are asked for: 512 bytes of a row (this); 1 KB | 1.05, 1.05 | 1.02, 1.02 | 1.03, 1.01 | 1.01, 1.00 |
-//! | passes of groups with 192 KB of sums (this); 384 KB | 1.01, 1.01 | 1.02, 1.01 | 1.03, 1.03 | 1.02, 1.01 |
+//! | passes of groups with 192 KB of sums (this), of five for each output; 384 KB | 1.01, 1.01 | 1.02, 1.01 | 1.03, 1.03 | 1.02, 1.01 |
 //! | one panel for each pass over the activations, in place of those passes; with them | 1.02, 1.02 | 1.01-1.02, 1.02 | 1.01, 1.00 | - |
 //! | sums stored without checks of their length | - | 1.00 | - | - |
 //! | sums of four chains added to the total (this) instead of pairs, pairs of pairs, and so on: fewer sums that wait | 1.02-1.07 | 1.02 | 1.01 | - |
 //! | each chain added to the total, which would take dot products twice the shuffles | - | 1.03 | 1.02-1.03 | - |
 //!
-//! No packing of weights at all would be 1.04 to 1.06 (before), all sums and activations in the first level 1.04, chains not joined 1.05 to 1.09.
+//! No packing of weights at all would be 1.04 to 1.06 (before), all sums and activations in the first level 1.04, chains not joined 1.05 to 1.09 (both before the last two rows).
 
 use super::KC;
 use crate::kernels::rows::{Epilogue, epilogue};
@@ -97,7 +97,10 @@ const STEPS: usize = 4;
 const PANELS: usize = 2;
 
 /// Sums, or hardly more, of the groups that go through all chains before others: they stay in the second-level cache beside the panels.
-const PASS: usize = 48 << 10;
+const PASS: usize = if cfg!(test) { FEW_SUMS } else { 48 << 10 };
+
+/// The same for unit tests, whose tiles then take several passes with every instruction set.
+const FEW_SUMS: usize = 6 << 10;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
@@ -503,8 +506,7 @@ mod tests {
     use half::{bf16, f16};
     use proptest::prelude::*;
 
-    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels, in tiles of several panels that with AVX-512
-    /// take two passes.
+    /// `[m, n]` by dot products, in tiles of 48 rows and 32 columns, or by panels, in tiles of several panels and passes.
     fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], then: Epilogue<'_>, packed: bool) -> Vec<u32> {
         let (panels, n, k) = (Panels(isa), w.len() / a.cols(), a.cols());
         let mut out: Vec<f32> = (0..a.rows() * n).map(|i| i as f32).collect();

@@ -28,8 +28,8 @@ fn run<W: Element>(isa: Isa, a: Mat<'_>, w: &[W], out: &mut [f32]) {
     team.enter(|crew| crew.run(&mut [Tiles::new(MatMut::new(out, cols), ROWS, cols, &work)]));
 }
 
-/// A dot product of K terms in f32 differs from the exact one by at most `(K/LANES + lanes' tree + blocks + 1) * u *
-/// sum |a w|` (Higham, section 3.1); K + 8 stands for all of that on every instruction set.
+/// A dot product of K terms in f32 differs from the exact one by at most `(K/LANES + 3 + LANES/4 for each block) * u *
+/// sum |a w|` (Higham, section 3.1; three additions within four lanes, one for each four); K + 8 stands for all of that on every instruction set.
 fn check<W: Element>(isa: Isa, m: usize, n: usize, k: usize, seed: u64) {
     let a = numbers(seed, m * k);
     let w: Vec<W> = numbers(!seed, n * k).into_iter().map(W::from_f32).collect();
