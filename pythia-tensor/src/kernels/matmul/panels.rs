@@ -97,10 +97,10 @@ const STEPS: usize = 4;
 const PANELS: usize = 2;
 
 /// Sums, or hardly more, of the groups that go through all chains before others: they stay in the second-level cache beside the panels.
-const PASS: usize = if cfg!(test) { FEW_SUMS } else { 48 << 10 };
+const PASS: usize = if cfg!(test) { PASS_OF_TESTS } else { 48 << 10 };
 
 /// The same for unit tests, whose tiles then take several passes with every instruction set.
-const FEW_SUMS: usize = 6 << 10;
+const PASS_OF_TESTS: usize = 6 << 10;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
