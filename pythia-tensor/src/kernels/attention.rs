@@ -54,7 +54,7 @@
 //! |---|---|---|
 //! | rows of queries found in a loop instead of `from_fn`, which was not inlined | 1.00 | 1.05 |
 //! | maxima of four rows together, weights rounded as they are computed | 1.00 | 1.01-1.03 |
-//! | results written to their rows at once, without a call for each row and without asking for these before | 1.02 | 1.02 |
+//! | results written to their rows at once, without a call for each row and without asking for these before | 1.02 | 1.01 |
 //! | blocks of 128 keys instead of 64 (this); 256 | 1.01-1.04; 1.00 of this | 1.01-1.05; 0.98-1.02 of this |
 //! | the queries of the task after the next asked for; each group's prepared before its first block | 0.99; 1.00 | 0.99; 0.99 |
 //! | multiplied by the inverse of `l`; no checks in the score's tile | 1.00; 1.00 | 1.00; 1.00 |

@@ -58,9 +58,7 @@ fn strip_body<S: Simd>(
     let (strip, columns) = room.split_at_mut(STRIP * padded(dim));
     for (t, key) in strip.chunks_exact_mut(padded(dim)).enumerate() {
         ask_ahead(s, kv, t);
-        key[..dim].copy_from_slice(keys.row(t));
-        key[dim..].fill(0.0);
-        rotary.rotate(&mut key[..dim], position + t);
+        rotate(keys.row(t), position + t, rotary, key);
     }
     let lanes = head.keys_mut(position / STRIP);
     if numbers == 1 {
@@ -98,9 +96,7 @@ fn one_body<S: Simd>(
     let [key, value] = kv.map(|rows| rows.row(0));
     let (dim, numbers, at) = (key.len(), head.numbers, position % STRIP);
     let room = &mut room[..padded(dim)];
-    room[..dim].copy_from_slice(key);
-    room[dim..].fill(0.0);
-    rotary.rotate(&mut room[..dim], position);
+    rotate(key, position, rotary, room);
     let lanes = head.keys_mut(position / STRIP);
     if numbers == 1 {
         lanes.iter_mut().zip(&*room).for_each(|(lanes, &k)| lanes[at] = k);
@@ -126,6 +122,15 @@ fn ask_ahead<S: Simd>(s: S, kv: [Mat<'_>; 2], t: usize) {
     if t + ROWS_AHEAD < kv[0].rows() {
         kv.iter().for_each(|rows| ask(s, rows.row(t + ROWS_AHEAD)));
     }
+}
+
+/// A key, rotated, and zeros up to whole strips.
+#[inline(always)]
+fn rotate(key: &[f32], position: usize, rotary: &Rotary, out: &mut [f32]) {
+    let (out, rest) = out.split_at_mut(key.len());
+    out.copy_from_slice(key);
+    rotary.rotate(out, position);
+    rest.fill(0.0);
 }
 
 /// Row `d` of `columns` becomes the numbers `d` of a strip's rows.

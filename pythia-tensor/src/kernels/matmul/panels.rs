@@ -96,11 +96,9 @@ const STEPS: usize = 4;
 /// Panels that are multiplied with a group of activations.
 const PANELS: usize = 2;
 
-/// Sums, or hardly more, of the groups that go through all chains before others: they stay in the second-level cache beside the panels.
-const PASS: usize = if cfg!(test) { PASS_OF_TESTS } else { 48 << 10 };
-
-/// The same for unit tests, whose tiles then take several passes with every instruction set.
-const PASS_OF_TESTS: usize = 6 << 10;
+/// Sums, or hardly more, of the groups that go through all chains before others: they stay in the second-level cache beside the panels. In unit
+/// tests fewer, so that small products take several passes with every instruction set.
+const PASS: usize = if cfg!(test) { 6 << 10 } else { 48 << 10 };
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
