@@ -1,7 +1,7 @@
 //! `a · wᵀ` with int8 or int4 weights, and activations that are rounded to int8 in blocks of K.
 //!
 //! ```text
-//! for each block of 256 elements of K:                                  (blocks in order)
+//! for each block of 512 elements of K:                                  (blocks in order)
 //!     integer sum of weight code x activation code                      (exact, in any order)
 //!     out += f32(integer sum) * (weight scale * activation scale)       (two products and a sum, not fused)
 //! ```
@@ -402,20 +402,18 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
                 codes[i] = B::bytes::<V, W>(d, block, scratch);
             }
             start += size;
-            let (mut first, steps) = (0, B::BITS.codes(len) / 64);
-            let passes = rows.div_ceil(PASS);
+            let (mut first, passes) = (0, rows.div_ceil(PASS));
             for pass in 0..passes {
                 let end = rows * (pass + 1) / passes;
                 let out = &mut out[first * stride + p * P * PANEL..];
                 let run = (a, at, first);
-                let lines = (pass..steps).step_by(passes).fold(0_u64, |lines, i| lines | 1 << i);
                 match end - first {
-                    1 => tile::<D, 1, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
-                    2 => tile::<D, 2, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
-                    3 => tile::<D, 3, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
-                    4 => tile::<D, 4, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
-                    5 => tile::<D, 5, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
-                    _ => tile::<D, 6, V, P, W>(d, run, codes, scales, (ahead, lines), out, stride),
+                    1 => tile::<D, 1, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    2 => tile::<D, 2, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    3 => tile::<D, 3, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    4 => tile::<D, 4, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    5 => tile::<D, 5, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    _ => tile::<D, 6, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
                 }
                 first = end;
             }
@@ -423,14 +421,15 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
     }
 }
 
-/// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart.
+/// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart, and asks for lines of the
+/// panels `ahead`: one, and those that lie a multiple of `every` lines further on.
 #[inline(always)]
 fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>(
     d: D,
     (a, at, first): (Rounded<'_>, usize, usize),
     codes: [&[u8]; P],
     scales: [&[f32]; P],
-    (ahead, lines): ([&[u8]; P], u64),
+    (ahead, mut line, every): ([&[u8]; P], usize, usize),
     out: &mut [f32],
     stride: usize,
 ) {
@@ -448,10 +447,11 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>
         assert_eq!(codes[p].len(), 64 * steps, "codes of a panel's block");
     }
     for step in 0..steps {
-        if lines >> (step / W) & 1 == 1 {
+        if step / W == line {
             for p in 0..P {
-                ahead[p].get(step / W * 64).into_iter().for_each(|line| s.prefetch(line));
+                ahead[p].get(line * 64).into_iter().for_each(|line| s.prefetch(line));
             }
+            line += every;
         }
         let mut w = [[[d.load(codes[0]); 2]; V]; P];
         for p in 0..P {

@@ -14,11 +14,11 @@ use crate::simd::int8::{Int8, stamp_int8};
 use crate::simd::{AHEAD, Arithmetic, Simd};
 use std::ops::Range;
 
-/// How rows of rounded activations lie in memory: `[K / 256]` blocks of
+/// How rows of rounded activations lie in memory: `[K / 512]` blocks of
 ///
 /// ```text
 /// header  the scale, f32: activation ~= scale * code; what a kernel wants to know of the codes' sums; and what fills a cache line
-/// codes   [256] i8, or i16
+/// codes   [512] i8, or i16
 /// ```
 ///
 /// Where weights are multiplied as bytes, the scale is followed by -128 times the sum of the codes, an i32, so that weights count from 0

@@ -46,7 +46,7 @@ fn streams_have_the_bits_of_many_rows() {
         }
         for (bits, panels, k) in [Bits::Int8, Bits::Int4]
             .into_iter()
-            .flat_map(|bits| [(bits, 1, 70), (bits, 5, 300), (bits, 4, 512)])
+            .flat_map(|bits| [(bits, 1, 70), (bits, 5, 600), (bits, 4, 1024)])
         {
             let (n, form) = (panels * PANEL, Form::of(isa, bits));
             let weight = Tensor::from_slice(&numbers(1, n * k), &[n, k]);

@@ -1,5 +1,5 @@
 //! Plain arrays for four rows, in `f32`: what every baseline multiplies fast. It holds all integers below 2^24 exactly, and
-//! a block's sums of 256 products of at most 255 x 128, counted from a start of half that, stay below.
+//! a block's sums of 512 products of at most 255 x 128, counted from a start of half that, stay below.
 
 use super::{Expand, Int8};
 use crate::quantized::expand;
