@@ -437,7 +437,8 @@ fn soften<S: Simd, P: Product<S>, const R: usize>(
         let top = s.splat(m[r]);
         let mut sum = s.mul(s.load(&l[r]), s.splat(rescale[r]));
         for i in 0..seen / S::LANES {
-            let e = math::exp2(s, s.sub(s.load(&p[r][i * S::LANES..]), top));
+            let x = s.sub(s.load(&p[r][i * S::LANES..]), top);
+            let e = if P::NUMBERS > 1 { math::exp2_for_bf16(s, x) } else { math::exp2(s, x) };
             sum = s.add(sum, e);
             product.put(s, e, i, &mut p[r]);
         }

@@ -122,6 +122,13 @@ impl Arithmetic for Avx512 {
 
 impl Simd for Avx512 {
     #[inline(always)]
+    fn scale_pow2_from(self, least: f32, x: __m512, a: __m512, n: __m512) -> __m512 {
+        intrinsics!({
+            let scaled = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(least));
+            _mm512_maskz_scalef_ps(scaled, a, n)
+        })
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[f16]) -> __m512 {
         let x = &x[..16];
         intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))

@@ -190,6 +190,14 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
         self.prefetch(x);
     }
 
+    /// [`Arithmetic::scale_pow2`], and 0 in lanes where `n < least` or `x < least`, without computing what it would be there. `least` is an
+    /// integer of at least -252.
+    #[inline(always)]
+    fn scale_pow2_from(self, least: f32, x: Self::F32, a: Self::F32, n: Self::F32) -> Self::F32 {
+        let least = self.splat(least);
+        self.select_lt(x, least, self.zero(), self.scale_pow2(a, self.max(least, n)))
+    }
+
     /// The sum of all lanes, in the order of [`Simd::sum4`].
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
