@@ -13,7 +13,8 @@
 //! int8. With AMX, [`tiles`] stands for it from five rows on. The `f32` sums live in the output; they are touched once a block. With
 //! AVX2, int4 is not expanded: see `nibbles`.
 //!
-//! Measured on two Zen 4 cores against the same run's peak of products of bytes (`peak::int8_gops`, 935 Gop/s there):
+//! Measured on two Zen 4 cores against the same run's peak of products of bytes (`peak::int8_gops`, 935 Gop/s there), with blocks of 256 as all that follows; those of
+//! 512 (see [`crate::quantized`]) only on a Zen 5:
 //!
 //! | shape | rows | int8 | int4 |
 //! |---|---|---|---|
@@ -383,6 +384,8 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
     assert_eq!(V * D::LANES, PANEL, "rows of a panel");
     let (rows, stride) = (a.rows(), out.len() / a.rows());
     let scratch = scratch.at_least(P * PANEL * BLOCK * W);
+    // Of a panel's first block, the longest.
+    let most = B::BITS.header() + B::BITS.codes(BLOCK.min(a.k.next_multiple_of(GROUP)));
     out.fill(0.0);
     for (p, group) in w.bytes.chunks(P * w.len).enumerate() {
         let count = group.len() / w.len;
@@ -397,7 +400,8 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
                 let (of_rows, block) = group[i.min(count - 1) * w.len + start..][..size].split_at(4 * PANEL);
                 // The panel's next block, or the first of the panel that takes its place.
                 let next = if at + BLOCK < a.k { start + size } else { P * w.len };
-                ahead[i] = &w.bytes[((p * P + i) * w.len + next).min(w.bytes.len())..];
+                let next = &w.bytes[((p * P + i) * w.len + next).min(w.bytes.len())..];
+                ahead[i] = &next[..most.min(next.len())];
                 scales[i] = bytemuck::cast_slice(of_rows);
                 codes[i] = B::bytes::<V, W>(d, block, scratch);
             }
@@ -406,14 +410,14 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
             for pass in 0..passes {
                 let end = rows * (pass + 1) / passes;
                 let out = &mut out[first * stride + p * P * PANEL..];
-                let run = (a, at, first);
+                let (run, ask) = ((a, at, first), (ahead, pass, passes));
                 match end - first {
-                    1 => tile::<D, 1, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
-                    2 => tile::<D, 2, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
-                    3 => tile::<D, 3, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
-                    4 => tile::<D, 4, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
-                    5 => tile::<D, 5, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
-                    _ => tile::<D, 6, V, P, W>(d, run, codes, scales, (ahead, pass, passes), out, stride),
+                    1 => tile::<D, 1, V, P, W>(d, run, codes, scales, ask, out, stride),
+                    2 => tile::<D, 2, V, P, W>(d, run, codes, scales, ask, out, stride),
+                    3 => tile::<D, 3, V, P, W>(d, run, codes, scales, ask, out, stride),
+                    4 => tile::<D, 4, V, P, W>(d, run, codes, scales, ask, out, stride),
+                    5 => tile::<D, 5, V, P, W>(d, run, codes, scales, ask, out, stride),
+                    _ => tile::<D, 6, V, P, W>(d, run, codes, scales, ask, out, stride),
                 }
                 first = end;
             }
@@ -421,15 +425,15 @@ fn many_rows<D: Int8, B: Bytes<D>, const V: usize, const P: usize, const W: usiz
     }
 }
 
-/// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart, and asks for lines of the
-/// panels `ahead`: one, and those that lie a multiple of `every` lines further on.
+/// Adds the products of `M` rows with `P` panels over one block to rows of `out` that are `stride` apart. Asks for line `asked` of what is
+/// `ahead` of each panel, and for each `every`-th after it.
 #[inline(always)]
 fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>(
     d: D,
     (a, at, first): (Rounded<'_>, usize, usize),
     codes: [&[u8]; P],
     scales: [&[f32]; P],
-    (ahead, mut line, every): ([&[u8]; P], usize, usize),
+    (ahead, mut asked, every): ([&[u8]; P], usize, usize),
     out: &mut [f32],
     stride: usize,
 ) {
@@ -447,11 +451,11 @@ fn tile<D: Int8, const M: usize, const V: usize, const P: usize, const W: usize>
         assert_eq!(codes[p].len(), 64 * steps, "codes of a panel's block");
     }
     for step in 0..steps {
-        if step / W == line {
+        if step / W == asked {
             for p in 0..P {
-                ahead[p].get(line * 64).into_iter().for_each(|line| s.prefetch(line));
+                ahead[p].get(asked * 64).into_iter().for_each(|line| s.prefetch(line));
             }
-            line += every;
+            asked += every;
         }
         let mut w = [[[d.load(codes[0]); 2]; V]; P];
         for p in 0..P {

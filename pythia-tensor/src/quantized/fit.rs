@@ -3,8 +3,8 @@
 //! The arithmetic is plain `f32`, only compiled for each instruction set: it is neither fused nor reordered, so the bytes
 //! are the same on all of them. No closures, which were not inlined and then not compiled for the instruction set.
 //!
-//! int4 takes the least squared error among 3 scales a block and, for each of these, 5 steps x 3 zeros a group. On a trained
-//! model of 1.8 million parameters this leaves 0.053 of the weights' size as error where symmetric rounding of the
+//! int4 takes the least squared error among 3 scales a block and, for each of these, 5 steps x 3 zeros a group. With blocks of 256, on a trained
+//! model of 1.8 million parameters, this leaves 0.053 of the weights' size as error where symmetric rounding of the
 //! same layout leaves 0.063 (0.080 against 0.094 with the unembedding), and 2.0 % of perplexity for 3.2 %.
 //! A method that looks at activations (as GPTQ does) would choose other codes; the layout stays.
 

@@ -100,6 +100,13 @@ impl Arithmetic for Avx512 {
         intrinsics!(_mm512_scalef_ps(a, n))
     }
     #[inline(always)]
+    fn scale_pow2_from(self, (x, least): (__m512, f32), a: __m512, n: __m512) -> __m512 {
+        intrinsics!({
+            let scaled = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(least));
+            _mm512_maskz_scalef_ps(scaled, a, n)
+        })
+    }
+    #[inline(always)]
     fn load(self, x: &[f32]) -> __m512 {
         let x = &x[..16];
         intrinsics!(_mm512_loadu_ps(x.as_ptr()))
@@ -121,13 +128,6 @@ impl Arithmetic for Avx512 {
 }
 
 impl Simd for Avx512 {
-    #[inline(always)]
-    fn scale_pow2_from(self, least: f32, x: __m512, a: __m512, n: __m512) -> __m512 {
-        intrinsics!({
-            let scaled = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(least));
-            _mm512_maskz_scalef_ps(scaled, a, n)
-        })
-    }
     #[inline(always)]
     fn load_f16(self, x: &[f16]) -> __m512 {
         let x = &x[..16];

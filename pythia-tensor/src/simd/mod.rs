@@ -115,6 +115,13 @@ pub trait Arithmetic: Copy {
     fn select_lt(self, a: Self::F32, b: Self::F32, then: Self::F32, otherwise: Self::F32) -> Self::F32;
     /// `a * 2^n` for integers `n` in [-252, 252], rounded once at the end when the result is subnormal.
     fn scale_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
+    /// [`Arithmetic::scale_pow2`] in lanes where `x >= least` or `x` is NaN; there `n` must be `least` or more. 0 in the others, without computing
+    /// what it would be.
+    #[inline(always)]
+    fn scale_pow2_from(self, (x, least): (Self::F32, f32), a: Self::F32, n: Self::F32) -> Self::F32 {
+        let least = self.splat(least);
+        self.scale_pow2(self.select_lt(x, least, self.zero(), a), self.max(least, n))
+    }
 
     /// Like [`Arithmetic::load`], with zeros after the end of a shorter slice.
     #[inline(always)]
@@ -188,14 +195,6 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     #[inline(always)]
     fn prefetch_far<T>(self, x: *const T) {
         self.prefetch(x);
-    }
-
-    /// [`Arithmetic::scale_pow2`], and 0 in lanes where `n < least` or `x < least`, without computing what it would be there. `least` is an
-    /// integer of at least -252.
-    #[inline(always)]
-    fn scale_pow2_from(self, least: f32, x: Self::F32, a: Self::F32, n: Self::F32) -> Self::F32 {
-        let least = self.splat(least);
-        self.select_lt(x, least, self.zero(), self.scale_pow2(a, self.max(least, n)))
     }
 
     /// The sum of all lanes, in the order of [`Simd::sum4`].

@@ -63,7 +63,7 @@ fn seal(bytes: &mut [u8]) {
 #[test]
 fn damage_is_noticed_and_repaired() {
     type Change = fn(&mut Vec<u8>);
-    let cases: [(Change, &str); 11] = [
+    let cases: [(Change, &str); 12] = [
         (Vec::clear, "cut short: 0 bytes"),
         (|b| b.truncate(31), "cut short: 31 bytes"),
         (|b| b.truncate(100), "does not fit: the file is damaged or cut short"),
@@ -72,6 +72,8 @@ fn damage_is_noticed_and_repaired() {
         (|b| b[0] ^= 1, "not a file of quantised weights"),
         (|b| b[8] = 7, "written by another version: its layout is 7."),
         (|b| b[12] ^= 64, "written by another version: its layout is 1."),
+        // Blocks of 256 elements.
+        (|b| b[12] = 1, "written by another version: its layout is 1.1, expected 1.2"),
         (|b| b[20] ^= 1, "does not fit: the file is damaged or cut short"),
         (|b| b[24] ^= 1, "the header is damaged: its checksum is "),
         (|b| b[40] ^= 1, "the header is damaged: its checksum is "),

@@ -66,7 +66,7 @@ proptest! {
     }
 
     /// Against the reference with keys, values and scaled queries rounded to bf16: then only the weights are rounded to it,
-    /// by 2^-9 each, and a mix of values up to 2 by no more than that in proportion.
+    /// by 2^-9 each (what their exponentials are off by is a thousandth of that), and a mix of values up to 2 by no more than that in proportion.
     #[test]
     fn pairs_of_bf16_match_the_reference(t in 1..300_usize, dim in prop::sample::select(vec![7, 24, 32, 35, 64, 80, 128, 256]), seed: u64) {
         let data = qkv(t, dim, seed);

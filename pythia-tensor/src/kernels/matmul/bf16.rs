@@ -44,11 +44,11 @@
 //! | 1024 (this) | 1.02 | 1.025 | 1.01 | 1.10 |
 //! | 2048 | 1.02 | 1.015 | 1.01 | 1.10 |
 //!
-//! Then with the last steps of odd rows apart from the loop, so that what is transposed waits in registers and not in memory (this): 64 sequences 1.04 to 1.05, a prompt of
-//! 64 tokens 1.05, of 512 1.00 times as fast. In `f32` the same was 1.00.
-//!
 //! (As a loop over the vectors that are stored, which the compiler does not unroll, 0.97 to 1.00.) No packing at all would have been 1.04 with 512 tokens, no outputs
 //! finished 1.06. Through the exact kernel's loops, a prompt of 24 tokens takes the same time, one of 32 ran at 0.89 and of 64 at 0.74 of the speed before.
+//!
+//! Since then the loop takes whole pairs of steps, and what a row has left is packed after it, so that vectors wait in registers to be transposed, and not in
+//! memory: 64 sequences decode 1.04 to 1.05, a prompt of 64 tokens runs 1.05, one of 512 1.00 times as fast. (The same change of `exact`'s packing: 1.00.)
 //!
 //! Of sixteen rows, asking four, six or eight lines ahead instead of two: the same speed. Half or a quarter as many tiles: 1.0 to 1.05 times, with 512 rows 1.0 and 0.96.
 //!
@@ -262,7 +262,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [
                     let x = &rows[r][k0..][..2 * STEP];
                     (lanes[r], lanes[ROWS + r]) = (dot.weights(s, x), dot.weights(s, &x[STEP..]));
                 }
-                put(s, lanes, group, &mut panel[k0 / 2 * PANEL..]);
+                store_steps(s, lanes, group, &mut panel[k0 / 2 * PANEL..]);
                 for r in 0..ROWS {
                     for line in (0..2 * STEP * size_of::<W>()).step_by(64) {
                         s.prefetch(next[r].wrapping_add(k0).wrapping_byte_add(line));
@@ -276,7 +276,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [
                     let weights = |x| dot.weights(s, &super::padded(x));
                     (lanes[r], lanes[ROWS + r]) = (weights(low), weights(high));
                 }
-                put(s, lanes, group, &mut panel[whole / 2 * PANEL..]);
+                store_steps(s, lanes, group, &mut panel[whole / 2 * PANEL..]);
             }
         }
     }
@@ -284,7 +284,7 @@ fn pack<W: Element>((s, pairs): (Avx512, Pairs), rows: Mat<'_, W>, panel: &mut [
 
 /// Writes two steps of the rows of a group, `[step][row]`, to where they begin in the panel.
 #[inline(always)]
-fn put(s: Avx512, lanes: [V; 2 * ROWS], group: usize, panel: &mut [f32]) {
+fn store_steps(s: Avx512, lanes: [V; 2 * ROWS], group: usize, panel: &mut [f32]) {
     let lanes = s.transpose(lanes);
     let (low, high) = panel[..STEP * PANEL].split_at_mut(STEP / 2 * PANEL);
     let steps = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));

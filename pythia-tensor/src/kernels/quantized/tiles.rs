@@ -3,7 +3,7 @@
 //! A block's integer sums go through memory, where they become `f32`. That is done for one pair of panels while the tiles multiply
 //! the next. Meanwhile memory is asked for the next block.
 //!
-//! Measured on two cores with AMX, 512 rows, the products of a layer of 410m in int8, as fractions of the tiles' own peak in the same run
+//! Measured on two cores with AMX and blocks of 256 (not of 512), 512 rows, the products of a layer of 410m in int8, as fractions of the tiles' own peak in the same run
 //! (13 to 14 Top/s; with VNNI 1.5 Top/s and 0.55):
 //!
 //! | | fraction |
@@ -14,7 +14,7 @@
 //! | the halves of 32 rows one after another, in tiles of their own | 0.15 |
 //!
 //! The tiles' products take 16 cycles, and read two tiles for two products: from the first-level cache they run at 0.83 of the peak, from
-//! the second at half of it. Storing a block's sums after four steps costs as much again.
+//! the second at half of it. Storing a block's sums, then after four steps, costs as much again.
 
 use super::{Bytes, COLS, Panels, Rounded};
 use crate::memory::Lines;

@@ -2,8 +2,10 @@
 //! a block's sums of 512 products of at most 255 x 128, counted from a start of half that, stay below.
 
 use super::{Expand, Int8};
-use crate::quantized::expand;
+use crate::quantized::{BLOCK, expand};
 use crate::simd::{Arithmetic, Portable};
+
+const _: () = assert!(128 * 128 * BLOCK < 1 << 24);
 
 impl Int8 for Portable {
     type F32s = Self;
