@@ -39,6 +39,25 @@ fn attend_with(isa: Isa, mut cache: KeyValues, qkv: Mat<'_>, rotary: &Rotary, sp
     out
 }
 
+/// Two keys, of which one has the score 0, and values 0 and 1: the result is `1 / (1 + 2^-s)`. `s` is rounded twice, its exponential is off by
+/// at most 1.25 units in the last place, and at most a quarter of both reaches the result; the sum and the quotient are rounded.
+/// What is meant for `bf16` alone ([`math::exp2_for_bf16`]) would be off by 11 u.
+#[test]
+fn a_weight_in_f32_is_as_exact_as_its_score() {
+    let (dim, rotary, u) = (16, Rotary::new(0, 10000.0, 2), f64::from(f32::EPSILON / 2.0));
+    for (&isa, step) in Isa::available().iter().flat_map(|isa| (-64..=64).map(move |step| (isa, step))) {
+        let query = step as f32 / 16.0;
+        let mut qkv = vec![0.0; 2 * 3 * dim];
+        let (_, last) = qkv.split_at_mut(3 * dim);
+        (last[0], last[dim], last[2 * dim]) = (query, 1.0, 1.0);
+        let got = attend_all(isa, Mat::new(&qkv, 3 * dim), dim, &rotary, &[2])[dim];
+        let want = 1.0 / (1.0 + (-f64::from(query) / (dim as f64).sqrt()).exp());
+        // |s| is at most 1.5.
+        let bound = (0.25 * (2.0 * 1.5 * std::f64::consts::LN_2 + 2.0 * 1.25) + 2.0) * u;
+        assert!((f64::from(got) - want).abs() <= bound, "{isa} {query}: {got} for {want}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
