@@ -239,10 +239,11 @@ impl<'a> Head<'a> {
         Self { data: &self.data[..len], ..self }
     }
 
-    /// What lies as far ahead of `at` as a single query asks for.
+    /// `rows` rows of lanes as far ahead of `at` as a single query asks for, if there are any.
     #[inline(always)]
-    pub(super) fn ahead(self, at: usize) -> &'a [f32] {
-        self.data.get(at + AHEAD * page_len(self.dim, self.numbers)..).unwrap_or_default()
+    pub(super) fn ahead(self, at: usize, rows: usize) -> Option<&'a [[f32; STRIP]]> {
+        let lanes = self.data.get(at + AHEAD * page_len(self.dim, self.numbers)..)?.get(..rows * STRIP)?;
+        Some(lanes.as_chunks().0)
     }
 
     /// What nothing lies before that could ask for it.

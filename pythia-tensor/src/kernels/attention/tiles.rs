@@ -44,23 +44,12 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     assert!(j + N * S::LANES <= BLOCK, "{N} vectors of keys at {j}");
     let rows = head.rows();
     let q = q.map(|q| &q[..rows * P::WORDS]);
-    let at: [usize; N] = std::array::from_fn(|v| head.keys_at((first + j + v * S::LANES) / STRIP));
-    let (strips, ahead) = (at.map(|at| head.lanes(at, rows)), at.map(|at| head.ahead(at)));
-    let offsets: [usize; N] = std::array::from_fn(|v| (j + v * S::LANES) % STRIP);
-    let mut acc = [[s.zero(); N]; R];
-    for d in 0..rows {
-        let mut k = [s.zero(); N];
-        for v in 0..N {
-            k[v] = s.load(&strips[v][d][offsets[v]..]);
-            ask_ahead::<S, R>(s, ahead[v], d * STRIP);
-        }
-        for r in 0..R {
-            let q = product.splat(s, q[r], d);
-            for v in 0..N {
-                acc[r][v] = product.mul_add(s, q, k[v], acc[r][v]);
-            }
-        }
+    let mut lines = [Lines::default(); N];
+    for v in 0..N {
+        let j = j + v * S::LANES;
+        lines[v] = Lines::new(head, head.keys_at((first + j) / STRIP), rows, j % STRIP);
     }
+    let acc = add_lines::<S, P, R, N>(s, product, (q, 0), lines, [[s.zero(); N]; R]);
     for r in 0..R {
         for v in 0..N {
             s.store(acc[r][v], &mut scores[r][j + v * S::LANES..]);
@@ -68,12 +57,101 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
 }
 
-/// Asks for element `at` of what lies ahead where so few rows share what is read that memory sets the pace.
-#[inline(always)]
-fn ask_ahead<S: Simd, const R: usize>(s: S, ahead: &[f32], at: usize) {
-    if R <= 2 {
-        ahead.get(at).into_iter().for_each(|x| s.prefetch(x));
+/// Lines of keys or values, one after another in memory.
+#[derive(Clone, Copy, Default)]
+struct Lines<'a> {
+    now: &'a [[f32; STRIP]],
+    /// Where in each the vector lies that is meant.
+    offset: usize,
+    /// As many lines that are needed later.
+    ahead: &'a [[f32; STRIP]],
+}
+
+impl<'a> Lines<'a> {
+    /// `len` lines from `at` on.
+    #[inline(always)]
+    fn new(head: Head<'a>, at: usize, len: usize, offset: usize) -> Self {
+        let now = head.lanes(at, len);
+        Self { now, offset, ahead: head.ahead(at, len).unwrap_or(now) }
     }
+
+    /// The vector of one of them.
+    #[inline(always)]
+    fn load<S: Simd>(self, s: S, line: &[f32; STRIP]) -> S::F32 {
+        s.load(&line[self.offset..])
+    }
+}
+
+/// Lines between two branches. Where memory sets the pace, a core waits for as many lines at a time as its window of instructions holds loads of: few
+/// instructions a line are what makes reading fast. `attention.rs` has the figures.
+const UNROLLED: usize = 4;
+
+/// `acc[r][v] + sum over i of a[r][first + i] * lines[v][i]`, i in order.
+#[inline(always)]
+fn add_lines<S: Simd, P: Product<S>, const R: usize, const N: usize>(
+    s: S,
+    product: P,
+    (a, first): ([&[f32]; R], usize),
+    lines: [Lines<'_>; N],
+    mut acc: [[S::F32; N]; R],
+) -> [[S::F32; N]; R] {
+    let len = lines[0].now.len();
+    // Once, so that no vector is checked.
+    for v in 0..N {
+        assert!(
+            lines[v].offset <= STRIP - S::LANES && lines[v].now.len() == len && lines[v].ahead.len() == len,
+            "vectors in lines"
+        );
+    }
+    // With AVX2, 4 x 2 sums are just as many as its multiply-adds need, in the order that a short loop gets (others: 0.95).
+    let unrolled = if const { R <= 2 || S::LANES == STRIP } { len / UNROLLED } else { 0 };
+    for c in 0..unrolled {
+        let mut a = a;
+        for r in 0..R {
+            a[r] = &a[r][(first + c * UNROLLED) * P::WORDS..][..UNROLLED * P::WORDS];
+        }
+        let (mut x, mut ahead) = ([&[[0.0; STRIP]; UNROLLED]; N], [&[[0.0; STRIP]; UNROLLED]; N]);
+        for v in 0..N {
+            (x[v], ahead[v]) = (&lines[v].now.as_chunks().0[c], &lines[v].ahead.as_chunks().0[c]);
+        }
+        for i in 0..UNROLLED {
+            let mut vectors = [s.zero(); N];
+            for v in 0..N {
+                vectors[v] = lines[v].load(s, &x[v][i]);
+                if R <= 2 {
+                    s.prefetch(ahead[v][i].as_ptr());
+                }
+            }
+            acc = add_products(s, product, a, i, vectors, acc);
+        }
+    }
+    for i in unrolled * UNROLLED..len {
+        let mut vectors = [s.zero(); N];
+        for v in 0..N {
+            vectors[v] = lines[v].load(s, &lines[v].now[i]);
+        }
+        acc = add_products(s, product, a, first + i, vectors, acc);
+    }
+    acc
+}
+
+/// `acc[r][v] + a[r][i] * x[v]`.
+#[inline(always)]
+fn add_products<S: Simd, P: Product<S>, const R: usize, const N: usize>(
+    s: S,
+    product: P,
+    a: [&[f32]; R],
+    i: usize,
+    x: [S::F32; N],
+    mut acc: [[S::F32; N]; R],
+) -> [[S::F32; N]; R] {
+    for r in 0..R {
+        let a = product.splat(s, a[r], i);
+        for v in 0..N {
+            acc[r][v] = product.mul_add(s, a, x[v], acc[r][v]);
+        }
+    }
+    acc
 }
 
 /// Which of a block's values the rows of a mix see, in lanes.
@@ -143,8 +221,6 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
         seen.common,
         seen.diagonal
     );
-    let firsts: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) / STRIP * STRIP * STRIP);
-    let offsets: [usize; N] = std::array::from_fn(|v| (column + v * S::LANES) % STRIP);
     let mut acc = [[s.zero(); N]; R];
     for r in 0..R {
         let rescale = s.splat(rescale[r]);
@@ -152,22 +228,18 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             acc[r][v] = s.mul(s.load(&z[r * width + column + v * S::LANES..]), rescale);
         }
     }
+    let mut weights: [&[f32]; R] = [&[]; R];
+    for r in 0..R {
+        weights[r] = &p[r];
+    }
     for start in (0..seen.common).step_by(STRIP) {
-        let at = firsts.map(|first| head.values_at(page + start / STRIP) + first);
-        let (strips, ahead) = (at.map(|at| head.lanes(at, STRIP)), at.map(|at| head.ahead(at)));
-        for j in start..seen.common.min(start + STRIP) {
-            let mut x = [s.zero(); N];
-            for v in 0..N {
-                x[v] = s.load(&strips[v][j - start][offsets[v]..]);
-                ask_ahead::<S, R>(s, ahead[v], (j - start) * STRIP);
-            }
-            for r in 0..R {
-                let p = product.splat(s, &p[r], j);
-                for v in 0..N {
-                    acc[r][v] = product.mul_add(s, p, x[v], acc[r][v]);
-                }
-            }
+        let (at, len) = (head.values_at(page + start / STRIP), STRIP.min(seen.common - start));
+        let mut lines = [Lines::default(); N];
+        for v in 0..N {
+            let column = column + v * S::LANES;
+            lines[v] = Lines::new(head, at + column / STRIP * STRIP * STRIP, len, column % STRIP);
         }
+        acc = add_lines::<S, P, R, N>(s, product, (weights, start), lines, acc);
     }
     for r in 0..R {
         for v in 0..N {

@@ -56,8 +56,10 @@ fn whole_block(
     tiles.shape(queries.len());
     if queries.len() <= 2 {
         // Memory sets the pace.
-        let ahead = head.ahead(head.keys_at(first / STRIP));
-        ahead[..ahead.len().min(TILED_BLOCK * width)].iter().step_by(16).for_each(|x| s.prefetch(x));
+        for page in 0..pages {
+            let lines = head.ahead(head.keys_at((first + page * STEP) / STRIP), 2 * width);
+            lines.into_iter().flatten().for_each(|line| s.prefetch(line));
+        }
     }
 
     let q = Mat::new(&running.q.get()[queries.start * width..], width).lines();
