@@ -193,19 +193,31 @@ impl Simd for Avx2 {
         intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
     }
     #[inline(always)]
-    fn add_fours(self, [a, b, c, d]: [__m256; 4], totals: [f32; 4]) -> [f32; 4] {
+    fn fours(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
         intrinsics!({
             // Per 128 bits: a0 b0 a1 b1, and so on; then lane 0 of all four, lane 1, ...
             let (ab01, ab23) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
             let (cd01, cd23) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
             let [l0, l1] = [_mm256_shuffle_ps::<0x44>(ab01, cd01), _mm256_shuffle_ps::<0xEE>(ab01, cd01)];
             let [l2, l3] = [_mm256_shuffle_ps::<0x44>(ab23, cd23), _mm256_shuffle_ps::<0xEE>(ab23, cd23)];
-            let fours = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(l0, l1), l2), l3);
+            _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(l0, l1), l2), l3)
+        })
+    }
+    #[inline(always)]
+    fn add_fours(self, fours: __m256, totals: [f32; 4]) -> [f32; 4] {
+        intrinsics!({
             let sums = _mm_add_ps(_mm_loadu_ps(totals.as_ptr()), _mm256_castps256_ps128(fours));
             let sums = _mm_add_ps(sums, _mm256_extractf128_ps::<1>(fours));
             let mut out = [0.0; 4];
             _mm_storeu_ps(out.as_mut_ptr(), sums);
             out
+        })
+    }
+    #[inline(always)]
+    fn add_all_fours(self, [a, b, ..]: [__m256; 4], totals: __m256) -> __m256 {
+        intrinsics!({
+            let sums = _mm256_add_ps(totals, _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_add_ps(sums, _mm256_permute2f128_ps::<0x31>(a, b))
         })
     }
     #[inline(always)]

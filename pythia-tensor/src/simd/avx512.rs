@@ -238,14 +238,19 @@ impl Simd for Avx512 {
         intrinsics!(_mm_prefetch::<_MM_HINT_T1>(x.cast()));
     }
     #[inline(always)]
-    fn add_fours(self, [a, b, c, d]: [__m512; 4], totals: [f32; 4]) -> [f32; 4] {
+    fn fours(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
         intrinsics!({
             // Per 128 bits: a0 b0 a1 b1, and so on; then lane 0 of all four, lane 1, ...
             let (ab01, ab23) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
             let (cd01, cd23) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
             let [l0, l1] = [_mm512_shuffle_ps::<0x44>(ab01, cd01), _mm512_shuffle_ps::<0xEE>(ab01, cd01)];
             let [l2, l3] = [_mm512_shuffle_ps::<0x44>(ab23, cd23), _mm512_shuffle_ps::<0xEE>(ab23, cd23)];
-            let fours = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(l0, l1), l2), l3);
+            _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(l0, l1), l2), l3)
+        })
+    }
+    #[inline(always)]
+    fn add_fours(self, fours: __m512, totals: [f32; 4]) -> [f32; 4] {
+        intrinsics!({
             let sums = _mm_add_ps(_mm_loadu_ps(totals.as_ptr()), _mm512_castps512_ps128(fours));
             let sums = _mm_add_ps(sums, _mm512_extractf32x4_ps::<1>(fours));
             let sums = _mm_add_ps(sums, _mm512_extractf32x4_ps::<2>(fours));
@@ -253,6 +258,18 @@ impl Simd for Avx512 {
             let mut out = [0.0; 4];
             _mm_storeu_ps(out.as_mut_ptr(), sums);
             out
+        })
+    }
+    #[inline(always)]
+    fn add_all_fours(self, [a, b, c, d]: [__m512; 4], totals: __m512) -> __m512 {
+        intrinsics!({
+            // The first and third quarters of two, the second and fourth; then each quarter of all.
+            let even = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+            let odd = [_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(c, d)];
+            let sums = _mm512_add_ps(totals, _mm512_shuffle_f32x4::<0x88>(even[0], even[1]));
+            let sums = _mm512_add_ps(sums, _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]));
+            let sums = _mm512_add_ps(sums, _mm512_shuffle_f32x4::<0xDD>(even[0], even[1]));
+            _mm512_add_ps(sums, _mm512_shuffle_f32x4::<0xDD>(odd[0], odd[1]))
         })
     }
     #[inline(always)]

@@ -160,8 +160,12 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     fn store_halves(self, v: Self::F32, low: &mut [f32], high: &mut [f32]);
     /// The sum of each of four vectors' lanes. Every one of the four is summed in the same order.
     fn sum4(self, v: [Self::F32; 4]) -> [f32; 4];
-    /// `totals`, and for each of four vectors the sums of four lanes after another added: `(t + (((l0 + l1) + l2) + l3)) + ...`.
-    fn add_fours(self, v: [Self::F32; 4], totals: [f32; 4]) -> [f32; 4];
+    /// `((l0 + l1) + l2) + l3` of each four lanes after another of four vectors: lane `4 f + i` is that of the lanes from `4 f` on of vector `i`.
+    fn fours(self, v: [Self::F32; 4]) -> Self::F32;
+    /// `totals`, and for each of four vectors its [`Simd::fours`] added one after another.
+    fn add_fours(self, fours: Self::F32, totals: [f32; 4]) -> [f32; 4];
+    /// The same of as many vectors as one has lanes: of those of `fours[i]`, to the lanes from `4 i` on of `totals`.
+    fn add_all_fours(self, fours: [Self::F32; 4], totals: Self::F32) -> Self::F32;
     /// The largest of each of four vectors' lanes. No lane may be NaN.
     fn max4(self, v: [Self::F32; 4]) -> [f32; 4];
     /// The largest lane. No lane may be NaN.
@@ -222,25 +226,36 @@ mod tests {
 
     stamp! {
         fn largest(x: &[f32; 64], out: &mut [f32; 4]) = largest_body;
-        fn fours(x: &[f32; 64], totals: &mut [f32; 4]) = fours_body;
+        fn fours(x: &[f32; 256], totals: &mut [f32; 16], all: bool) = fours_body;
     }
 
     #[inline(always)]
-    fn fours_body<S: Simd>(s: S, x: &[f32; 64], totals: &mut [f32; 4]) {
-        *totals = s.add_fours([0, 1, 2, 3].map(|row| s.load(&x[16 * row..])), *totals);
+    fn fours_body<S: Simd>(s: S, x: &[f32; 256], totals: &mut [f32; 16], all: bool) {
+        let mut fours = [s.zero(); 4];
+        for (fours, x) in fours.iter_mut().zip(x.chunks(64)) {
+            *fours = s.fours([0, 1, 2, 3].map(|row| s.load(&x[16 * row..])));
+        }
+        if all {
+            s.store(s.add_all_fours(fours, s.load(totals)), totals);
+        } else {
+            for (fours, totals) in fours.into_iter().zip(totals.as_chunks_mut().0) {
+                *totals = s.add_fours(fours, *totals);
+            }
+        }
     }
 
     /// Numbers of which every sum is rounded.
     #[test]
     fn sums_of_four_lanes_are_added_in_order() {
         let x = std::array::from_fn(|i| (i as f32 * 0.7).sin() * (1 << (i % 7)) as f32);
-        for &isa in Isa::available() {
-            let (start, mut got) = ([0.1, -0.2, 1e-7, 3e5], [0.1, -0.2, 1e-7, 3e5]);
-            fours(isa, &x, &mut got);
-            for row in 0..4 {
+        let start: [f32; 16] = std::array::from_fn(|i| [0.1, -0.2, 1e-7, 3e5][i % 4] * (i + 1) as f32);
+        for (&isa, all) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
+            let mut got = start;
+            fours(isa, &x, &mut got, all);
+            for row in 0..if all { isa.lanes() } else { 16 } {
                 let lanes = x[16 * row..][..isa.lanes()].chunks(4);
                 let want = lanes.fold(start[row], |total, l| total + (((l[0] + l[1]) + l[2]) + l[3]));
-                assert_eq!(got[row].to_bits(), want.to_bits(), "{isa}, row {row}");
+                assert_eq!(got[row].to_bits(), want.to_bits(), "{isa}, row {row}, all at once: {all}");
             }
         }
     }

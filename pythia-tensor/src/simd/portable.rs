@@ -130,8 +130,16 @@ impl Simd for Portable {
         v.map(|v| (v[0] + v[2]) + (v[1] + v[3]))
     }
     #[inline(always)]
-    fn add_fours(self, v: [V; 4], totals: [f32; 4]) -> [f32; 4] {
-        [0, 1, 2, 3].map(|i| totals[i] + (((v[i][0] + v[i][1]) + v[i][2]) + v[i][3]))
+    fn fours(self, v: [V; 4]) -> V {
+        v.map(|v| ((v[0] + v[1]) + v[2]) + v[3])
+    }
+    #[inline(always)]
+    fn add_fours(self, fours: V, totals: [f32; 4]) -> [f32; 4] {
+        self.add(totals, fours)
+    }
+    #[inline(always)]
+    fn add_all_fours(self, [fours, ..]: [V; 4], totals: V) -> V {
+        self.add(totals, fours)
     }
     #[inline(always)]
     fn max4(self, v: [V; 4]) -> [f32; 4] {
