@@ -73,7 +73,7 @@
 //! A single query is bound by reading the cache. With 2048 tokens, two threads, heads of 64, as a fraction of the bandwidth: 0.76
 //! when left to the hardware's prefetcher, 0.85 when asking 4 or 8 KB ahead, 0.98 with 16 KB.
 //!
-//! On two Zen 5 cores a single query reaches 0.65 to 0.77 of it. What else was asked for, as speeds of decoding with 410m (its keys and values in `f32`, in `bf16`):
+//! On two Zen 5 cores a single query reached 0.65 to 0.77 of it before the last row. What else was asked for, as speeds of decoding with 410m (its keys and values in `f32`, in `bf16`):
 //!
 //! | | 1 sequence of 1800 tokens | 8 of 128 | 8 of 500 | 64 of 64 |
 //! |---|---|---|---|---|

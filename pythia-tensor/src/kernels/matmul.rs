@@ -6,7 +6,7 @@
 //! ```text
 //! for each block of KC elements:                        (blocks in order)
 //!     LANES partial sums run over the block             (fused multiply-add)
-//!     the sums of four of them after another are added  (Simd::add_fours, to 0 at first)
+//!     the sums of four of them after another are added  (Simd::fours, Simd::add_fours, to 0 at first)
 //! ```
 //!
 //! The loops, from the outside: blocks of columns of the output; blocks of K; groups of `N` weight rows, whose dot
@@ -273,7 +273,7 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
     let ask = if a.rows() <= 2 && S::LANES < 16 { 0 } else { N };
     let width = if far {
         // Equal parts of whole groups, as large as there is memory for their sums.
-        let most = memory.len() / a.rows() / N * N;
+        let most = SUMS / a.rows() / N * N;
         cols.len().div_ceil(cols.len().div_ceil(most)).next_multiple_of(N)
     } else {
         COLUMNS
@@ -308,24 +308,8 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
             let sums = &mut sums[group * N * a.rows()..][..N * a.rows()];
             products::<S, D, M, N>(s, dot, a, block * KC..k.min((block + 1) * KC), w, sums);
         }
-        // What is no whole group.
-        let mut start = groups * N;
-        while start < n1 - n0 {
-            let some = few_of(n1 - n0 - start);
-            let sums = &mut sums[start * a.rows()..][..some * a.rows()];
-            for k0 in (0..k).step_by(KC) {
-                let block = k0..k.min(k0 + KC);
-                let w = Group { rows: &w[(n0 + start) * k + k0..], stride: k, next: 0, ask: 0 };
-                match some {
-                    // Fewer than `N` are left: not compiled where they are never four.
-                    4 if const { N > 4 } => products::<S, D, M, 4>(s, dot, a, block, w, sums),
-                    _ => products::<S, D, M, 1>(s, dot, a, block, w, sums),
-                }
-            }
-            start += some;
-        }
-        let (whole, mut rest) = sums.split_at(groups * N * a.rows());
-        let lines = &mut lines[..sums.len()];
+        let (whole, mut rest) = sums.split_at_mut(groups * N * a.rows());
+        let lines = &mut lines[..a.rows() * (n1 - n0)];
         if far {
             place_apart::<S, N>(s, whole, groups, n1 - n0, lines);
         } else {
@@ -337,13 +321,24 @@ fn columns<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
                 }
             }
         }
+        // What is no whole group.
         let mut start = groups * N;
         while start < n1 - n0 {
-            let some = few_of(n1 - n0 - start);
-            for (line, sums) in lines.chunks_exact_mut(n1 - n0).zip(rest.chunks_exact(some)) {
+            let some = if n1 - n0 - start >= 4 { 4 } else { 1 };
+            let (sums, after) = rest.split_at_mut(some * a.rows());
+            for k0 in (0..k).step_by(KC) {
+                let block = k0..k.min(k0 + KC);
+                let w = Group { rows: &w[(n0 + start) * k + k0..], stride: k, next: 0, ask: 0 };
+                match some {
+                    // Fewer than `N` are left: not compiled where they are never four.
+                    4 if const { N > 4 } => products::<S, D, M, 4>(s, dot, a, block, w, sums),
+                    _ => products::<S, D, M, 1>(s, dot, a, block, w, sums),
+                }
+            }
+            for (line, sums) in lines.chunks_exact_mut(n1 - n0).zip(sums.chunks_exact(some)) {
                 line[start..start + some].copy_from_slice(sums);
             }
-            (start, rest) = (start + some, &rest[a.rows() * some..]);
+            (start, rest) = (start + some, after);
         }
         let then = then.slice(n0..n1);
         for (row, line) in rows.clone().zip(lines.chunks_exact(n1 - n0)) {
@@ -370,11 +365,6 @@ fn place_apart<S: Simd, const N: usize>(s: S, sums: &[f32], groups: usize, width
             }
         }
     }
-}
-
-/// Of so few rows of weights that they are no whole group, how many are multiplied together.
-fn few_of(left: usize) -> usize {
-    if left >= 4 { 4 } else { 1 }
 }
 
 /// Adds one block of all rows of `a` times `N` rows of weights to `sums`, `[row][N]`.
@@ -514,7 +504,7 @@ fn tile<S: Simd, D: Dot<S>, const M: usize, const N: usize>(
         for l in 0..ask {
             s.prefetch(rows.as_ptr().wrapping_add((l * stride + k).wrapping_add(next)));
         }
-        if stretch == D::STEP {
+        if const { 64 / size_of::<D::W>() <= D::STEP } {
             // Not as a loop of one turn, in which the compiler kept sums in memory.
             steps!();
         } else {

@@ -164,7 +164,8 @@ pub trait Simd: Arithmetic + Send + Sync + 'static {
     fn fours(self, v: [Self::F32; 4]) -> Self::F32;
     /// `totals`, and for each of four vectors its [`Simd::fours`] added one after another.
     fn add_fours(self, fours: Self::F32, totals: [f32; 4]) -> [f32; 4];
-    /// The same of as many vectors as one has lanes: of those of `fours[i]`, to the lanes from `4 i` on of `totals`.
+    /// The same of as many vectors as one has lanes: the first `LANES / 4` of `fours` count, and `fours[i]` is added to the lanes from `4 i` on of `totals`,
+    /// in the same order.
     fn add_all_fours(self, fours: [Self::F32; 4], totals: Self::F32) -> Self::F32;
     /// The largest of each of four vectors' lanes. No lane may be NaN.
     fn max4(self, v: [Self::F32; 4]) -> [f32; 4];

@@ -239,7 +239,7 @@ impl<'a> Head<'a> {
         Self { data: &self.data[..len], ..self }
     }
 
-    /// `rows` rows of lanes as far ahead of `at` as a single query asks for, if there are any.
+    /// `rows` rows of lanes as far ahead of `at` as a single query asks for, if there are that many.
     #[inline(always)]
     pub(super) fn ahead(self, at: usize, rows: usize) -> Option<&'a [[f32; STRIP]]> {
         let lanes = self.data.get(at + AHEAD * page_len(self.dim, self.numbers)..)?.get(..rows * STRIP)?;

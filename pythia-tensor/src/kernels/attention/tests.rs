@@ -234,3 +234,25 @@ fn scores_of_a_thousand_match_the_reference() {
         }
     }
 }
+
+/// A single query asks for what it reads two pages later, and for nothing where none follow.
+#[test]
+fn what_is_asked_for_lies_two_pages_ahead() {
+    let dim = 48;
+    for cache in [KeyValues::new(1, dim, 160), KeyValues::new_bf16(1, dim, 160)] {
+        cache.with_head(0, |head| {
+            let (strips, pages) = (2 * head.numbers, 160 / (16 * head.numbers));
+            for page in 0..pages {
+                let keys = page * head.numbers;
+                let at = [(head.keys_at(keys), head.rows()), (head.values_at(page), dim)];
+                let later = [(keys + strips, true), (page + 2, false)].map(|(i, is_keys)| {
+                    (page + 2 < pages).then(|| if is_keys { head.keys_at(i) } else { head.values_at(i) })
+                });
+                for ((at, rows), later) in at.into_iter().zip(later) {
+                    let expected = later.map(|later| head.lanes(later, rows).as_ptr());
+                    assert_eq!(head.ahead(at, rows).map(<[_]>::as_ptr), expected, "page {page} of {pages}");
+                }
+            }
+        });
+    }
+}

@@ -44,10 +44,10 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     assert!(j + N * S::LANES <= BLOCK, "{N} vectors of keys at {j}");
     let rows = head.rows();
     let q = q.map(|q| &q[..rows * P::WORDS]);
-    let mut lines = [Lines::default(); N];
+    let mut lines = [Stream::default(); N];
     for v in 0..N {
         let j = j + v * S::LANES;
-        lines[v] = Lines::new(head, head.keys_at((first + j) / STRIP), rows, j % STRIP);
+        lines[v] = Stream::new(head, head.keys_at((first + j) / STRIP), rows, j % STRIP);
     }
     let acc = add_lines::<S, P, R, N>(s, product, (q, 0), lines, [[s.zero(); N]; R]);
     for r in 0..R {
@@ -59,15 +59,15 @@ fn score_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
 
 /// Lines of keys or values, one after another in memory.
 #[derive(Clone, Copy, Default)]
-struct Lines<'a> {
+struct Stream<'a> {
     now: &'a [[f32; STRIP]],
     /// Where in each the vector lies that is meant.
     offset: usize,
-    /// As many lines that are needed later.
+    /// As many lines that are needed later; the same ones where none follow.
     ahead: &'a [[f32; STRIP]],
 }
 
-impl<'a> Lines<'a> {
+impl<'a> Stream<'a> {
     /// `len` lines from `at` on.
     #[inline(always)]
     fn new(head: Head<'a>, at: usize, len: usize, offset: usize) -> Self {
@@ -82,6 +82,11 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// Whether so few rows share what is read that memory sets the pace.
+pub(super) const fn memory_bound(rows: usize) -> bool {
+    rows <= 2
+}
+
 /// Lines between two branches. Where memory sets the pace, a core waits for as many lines at a time as its window of instructions holds loads of: few
 /// instructions a line are what makes reading fast. `attention.rs` has the figures.
 const UNROLLED: usize = 4;
@@ -92,7 +97,7 @@ fn add_lines<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     s: S,
     product: P,
     (a, first): ([&[f32]; R], usize),
-    lines: [Lines<'_>; N],
+    lines: [Stream<'_>; N],
     mut acc: [[S::F32; N]; R],
 ) -> [[S::F32; N]; R] {
     let len = lines[0].now.len();
@@ -103,8 +108,8 @@ fn add_lines<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             "vectors in lines"
         );
     }
-    // With AVX2, 4 x 2 sums are just as many as its multiply-adds need, in the order that a short loop gets (others: 0.95).
-    let unrolled = if const { R <= 2 || S::LANES == STRIP } { len / UNROLLED } else { 0 };
+    // With AVX2, whose 4 x 2 sums are just as many as the latency of its multiply-adds asks for, prompts ran at 0.95 with more lines than one.
+    let unrolled = if const { memory_bound(R) || S::LANES == STRIP } { len / UNROLLED } else { 0 };
     for c in 0..unrolled {
         let mut a = a;
         for r in 0..R {
@@ -118,13 +123,14 @@ fn add_lines<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             let mut vectors = [s.zero(); N];
             for v in 0..N {
                 vectors[v] = lines[v].load(s, &x[v][i]);
-                if R <= 2 {
+                if memory_bound(R) {
                     s.prefetch(ahead[v][i].as_ptr());
                 }
             }
             acc = add_products(s, product, a, i, vectors, acc);
         }
     }
+    // Few lines, none where dimensions are multiples of eight: they ask for nothing.
     for i in unrolled * UNROLLED..len {
         let mut vectors = [s.zero(); N];
         for v in 0..N {
@@ -234,10 +240,10 @@ fn mix_tile<S: Simd, P: Product<S>, const R: usize, const N: usize>(
     }
     for start in (0..seen.common).step_by(STRIP) {
         let (at, len) = (head.values_at(page + start / STRIP), STRIP.min(seen.common - start));
-        let mut lines = [Lines::default(); N];
+        let mut lines = [Stream::default(); N];
         for v in 0..N {
             let column = column + v * S::LANES;
-            lines[v] = Lines::new(head, at + column / STRIP * STRIP * STRIP, len, column % STRIP);
+            lines[v] = Stream::new(head, at + column / STRIP * STRIP * STRIP, len, column % STRIP);
         }
         acc = add_lines::<S, P, R, N>(s, product, (weights, start), lines, acc);
     }

@@ -4,6 +4,7 @@
 //! diagonal goes through `step` as elsewhere; so a query's result depends on its position alone here, too.
 
 use super::key_values::{STRIP, padded};
+use super::tiles::memory_bound;
 use super::{BLOCK, GROUP, Head, QUERIES, Running, TILED_BLOCK, soften};
 use crate::kernels::rotary::Rotary;
 use crate::simd::amx::{COLUMNS, LINE, Matrix, ROWS, Start, TILE, Tiles};
@@ -54,8 +55,7 @@ fn whole_block(
 ) {
     let (width, steps, pages) = (padded(head.dim()), head.dim() / STEP, TILED_BLOCK / STEP);
     tiles.shape(queries.len());
-    if queries.len() <= 2 {
-        // Memory sets the pace.
+    if memory_bound(queries.len()) {
         for page in 0..pages {
             let lines = head.ahead(head.keys_at((first + page * STEP) / STRIP), 2 * width);
             lines.into_iter().flatten().for_each(|line| s.prefetch(line));

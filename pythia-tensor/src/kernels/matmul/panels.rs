@@ -6,7 +6,7 @@
 //!
 //! The sums have the bits of the dot products, because lanes become time. Lane `c` of a dot product sums the elements `c`,
 //! `c + LANES`, `c + 2 LANES`, ... of a block of K. Here this chain of terms is one sum, and the chains are computed one after
-//! another and joined in the order in which [`Simd::add_fours`] joins lanes: the sum of four is added to the total. The loops, from the outside:
+//! another and joined in the order in which [`Simd::fours`] and [`Simd::add_fours`] join lanes: the sum of four is added to the total. The loops, from the outside:
 //!
 //! ```text
 //! two panels of columns

@@ -69,7 +69,7 @@ proptest! {
 
     /// The promise that everything above rests on: a row's bits are its own.
     #[test]
-    fn a_row_has_the_same_bits_in_any_company(m in 2..2 * FAR, n in 1..30_usize, k in lengths(), seed: u64) {
+    fn a_row_has_the_same_bits_in_any_company(m in 2..2 * FAR, n in 1..100_usize, k in lengths(), seed: u64) {
         let a = numbers(seed, m * k);
         let w: Vec<f16> = numbers(!seed, n * k).into_iter().map(f16::from_f32).collect();
         for &isa in Isa::available() {
@@ -370,5 +370,27 @@ fn rows_of_weights_that_are_multiplied_together_lie_an_odd_number_of_rows_apart(
             assert!(groups.iter().all(|&groups| groups <= odd + 2) && last <= odd + 1, "{what}");
             assert!(groups.is_empty() || odd * height <= 2048 + height, "{what}");
         }
+    }
+}
+
+/// The order that the module's docs promise, of one dot product, in bits: two blocks of K, the second of no whole vectors.
+#[test]
+fn sums_are_of_lanes_then_of_fours_then_of_blocks() {
+    let k = KC + 53;
+    let (a, w) = (numbers(5, k), numbers(6, k));
+    for &isa in Isa::available() {
+        // The portable instruction set rounds a product before it is added.
+        let fused = |a: f32, w: f32, sum: f32| if isa.lanes() > 4 { a.mul_add(w, sum) } else { a * w + sum };
+        let mut want = 0.0;
+        for (a, w) in a.chunks(KC).zip(w.chunks(KC)) {
+            let mut sums = vec![0.0; isa.lanes()];
+            for (i, (&a, &w)) in a.iter().zip(w).enumerate() {
+                sums[i % isa.lanes()] = fused(a, w, sums[i % isa.lanes()]);
+            }
+            want = sums.chunks(4).fold(want, |total, l| total + (((l[0] + l[1]) + l[2]) + l[3]));
+        }
+        let mut out = [f32::NAN];
+        run(isa, Mat::new(&a, k), &w, &mut out);
+        assert_eq!(out[0].to_bits(), f32::to_bits(want), "{isa}: {} and {want}", out[0]);
     }
 }
