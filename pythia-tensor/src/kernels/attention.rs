@@ -84,7 +84,7 @@
 //! | four lines of keys or values between two branches, without checks (this; eight are the same) | 1.04, 1.04 | - | 1.02, 1.00 | 1.00, 1.00 |
 //!
 //! In the last row, the loops take 6 instructions a line instead of 13 (attention itself 1.05 to 1.2 times as fast). The same lines read by such a loop that does nothing else came at
-//! 0.97 of the bandwidth in any order of keys and values, from pages that lie scattered, with the exponentials or without: it was not where memory lies. Four pages of keys side by side are 1.0 to 1.05 times as fast while memory is slow, and
+//! 0.97 of the bandwidth in any order of keys and values, from pages that lie scattered, with the exponentials or without: what had been slow was the loop, not the place of what it reads. Four pages of keys side by side are 1.0 to 1.05 times as fast while memory is slow, and
 //! 0.95 while it is fast. The same loops take prompts of 512 and 2048 tokens 1.01 (`f32`) and 1.015 times (`bf16`) as fast; eight lines 0.97 and 0.99, two 0.97 and 1.00.
 //!
 //! So are many sequences, whose caches lie in many places. 64 sequences of 64 to 96 tokens of 410m, two cores with AMX, tokens a second in `exact` and

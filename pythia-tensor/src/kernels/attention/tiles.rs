@@ -130,7 +130,7 @@ fn add_lines<S: Simd, P: Product<S>, const R: usize, const N: usize>(
             acc = add_products(s, product, a, i, vectors, acc);
         }
     }
-    // Few lines, none where dimensions are multiples of eight: they ask for nothing.
+    // They ask for nothing: few, of dimensions that are no multiples of eight or of a page that is not seen whole.
     for i in unrolled * UNROLLED..len {
         let mut vectors = [s.zero(); N];
         for v in 0..N {
